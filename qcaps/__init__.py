@@ -1,0 +1,35 @@
+"""Make capsule networks small, and prove it.
+
+One call per verb, with the option names of the command: ``qcaps.train(dataset="digits", epochs=5)``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from qcaps.quantization.artifact import load
+    from qcaps.recipe.runner import run
+    from qcaps.verbs.evaluate import evaluate
+    from qcaps.verbs.quantize import quantize
+    from qcaps.verbs.train import train
+
+__version__ = "0.1.0"
+
+# Loaded on first use, so that `import qcaps` and `qcaps --help` need no torch.
+_TARGETS = {
+    "evaluate": "qcaps.verbs.evaluate",
+    "load": "qcaps.quantization.artifact",
+    "quantize": "qcaps.verbs.quantize",
+    "run": "qcaps.recipe.runner",
+    "train": "qcaps.verbs.train",
+}
+
+__all__ = ["evaluate", "load", "quantize", "run", "train"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _TARGETS:
+        raise AttributeError(f"module 'qcaps' has no attribute {name!r}")
+    return getattr(importlib.import_module(_TARGETS[name]), name)

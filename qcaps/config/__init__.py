@@ -1,0 +1,17 @@
+"""Every option and default of qcaps, once; no torch here, so that help is instant."""
+
+from qcaps.config.evaluate import EvaluateConfig
+from qcaps.config.option import configure, shell_name
+from qcaps.config.quantize import QuantizeConfig
+from qcaps.config.sizes import format_size, parse_size
+from qcaps.config.train import TrainConfig
+
+__all__ = [
+    "EvaluateConfig",
+    "QuantizeConfig",
+    "TrainConfig",
+    "configure",
+    "format_size",
+    "parse_size",
+    "shell_name",
+]

@@ -1,0 +1,23 @@
+"""Options of ``qcaps eval``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from qcaps.config.option import option
+from qcaps.registry import DATASETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Every option of an evaluation, with its default."""
+
+    dataset: str | None = option(None, "Images to score (default: those it was trained on).", names=DATASETS)
+    split: Literal["test", "validation", "train"] = option("test", "Part of the data set.")
+    data_dir: Path | None = option(None, "Folder of the data sets (QCAPS_DATA, else ~/.cache/qcaps/data).")
+    test_batch_size: int = option(200, "Images per batch; changes speed and memory only.", least=1)
+    seed: int | None = option(None, "Seed of stochastic rounding (default: the artifact's own).", least=0)
+    threads: int | None = option(None, "Compute threads (default: PyTorch's choice).", least=1)
+    latency: bool = option(True, "Measure the latency of one image and of a batch.")

@@ -1,0 +1,68 @@
+"""Labelled 8-bit images in memory, and their conversion to float."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Split = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Some labelled images of one data set.
+
+    Parameters
+    ----------
+    dataset
+        Registry name of the data set.
+    split
+        The part of the data set that the images belong to.
+    pixels
+        8-bit images, uint8, shape ``(n, channels, height, width)``.
+    labels
+        Class of every image, int64, shape ``(n,)``.
+    indices
+        Place of every image in its source, int64, shape ``(n,)``: the training file for ``train`` and
+        ``validation``, the test file for ``test``.
+    class_names
+        Name of every class, by label.
+    """
+
+    dataset: str
+    split: Split
+    pixels: Tensor
+    labels: Tensor
+    indices: Tensor
+    class_names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.labels)
+
+    def subset(self, positions: Tensor) -> ImageSet:
+        """Pick images by their position in this set, int64, shape ``(m,)``, in that order."""
+        return replace(
+            self,
+            pixels=self.pixels[positions],
+            labels=self.labels[positions],
+            indices=self.indices[positions],
+        )
+
+    def sha256(self) -> str:
+        """Identify pixels, labels, indices and their order by 64 hexadecimal digits."""
+        digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
+        digest.update(np.ascontiguousarray(self.pixels.numpy()).data)
+        for numbers in (self.labels, self.indices):
+            digest.update(np.ascontiguousarray(numbers.numpy(), dtype="<i8").data)
+        return digest.hexdigest()
+
+
+def to_float(pixels: Tensor, divisor: int) -> Tensor:
+    """Divide 8-bit pixels by `divisor` into float32 of the same shape, in [0, 1]."""
+    return pixels.to(torch.float32) / divisor

@@ -1,0 +1,184 @@
+"""ModelSpec: the name of an architecture and every number needed to build it.
+
+Specs are plain data; networks are only ever built from them, never read from a file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Protocol, Self, cast, get_args, get_origin, get_type_hints
+
+import torch
+from torch import Tensor
+
+from qcaps.errors import ArtifactError, QcapsError, UsageError, quoted
+from qcaps.models.network import CapsuleNetwork, array_sites
+from qcaps.registry import MODELS, near_matches
+
+# No dimension of any published capsule network comes near this; a larger one in a file is an attack.
+LARGEST_NUMBER = 1_000_000
+# Values of one image at all sites together; a file that asks for more is refused before anything is computed.
+LARGEST_ACTIVATIONS = 1 << 24
+
+
+class ModelSpec(Protocol):
+    """What the rest of qcaps needs of the spec of a network, a frozen dataclass in `models/`."""
+
+    architecture: ClassVar[str]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the input image."""
+
+    @property
+    def height(self) -> int:
+        """Height of the input image in pixels."""
+
+    @property
+    def width(self) -> int:
+        """Width of the input image in pixels."""
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+
+    @property
+    def decoder(self) -> str:
+        """Registry name of the decoder."""
+
+    def build(self) -> CapsuleNetwork:
+        """Build the network, its numbers not yet filled in."""
+
+    def initialise(self, network: CapsuleNetwork, generator: torch.Generator) -> None:
+        """Fill the numbers of an untrained network."""
+
+    def folded(self) -> Self:
+        """Give the spec of the same network after its batch norms are folded away."""
+
+    def with_uniform_routing(self) -> Self:
+        """Give the spec of the same network with all coupling coefficients equal."""
+
+    def without_decoder(self) -> Self:
+        """Give the spec of the same network without its decoder."""
+
+
+def model_spec(name: str, numbers: Mapping[str, object], *, where: str) -> ModelSpec:
+    """Make the spec of a named architecture, defaults where `numbers` is silent.
+
+    Raises
+    ------
+    UsageError
+        If the name or a key is unknown, a value has the wrong type or lies out of bounds.
+    """
+    cls = cast("type[Any]", MODELS.load(name, where=where))
+    hints = get_type_hints(cls)
+    known = tuple(f.name for f in dataclasses.fields(cls))
+    for key, value in numbers.items():
+        if key not in known:
+            close = near_matches(key, known)
+            raise UsageError(f"{name} has no number {quoted(key)}", where=where, do=f"{close}it has {', '.join(known)}")
+        problem = _misfit(value, hints[key])
+        if problem:
+            raise UsageError(f"{key} of {name} is {quoted(value)}, not {problem}", where=where)
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
+    return cast("ModelSpec", cls(**values))
+
+
+def spec_to_dict(spec: ModelSpec) -> dict[str, object]:
+    """Write a spec as plain data; every number is spelled out."""
+    return {"architecture": spec.architecture, **dataclasses.asdict(cast("Any", spec))}
+
+
+def spec_from_dict(data: object, *, where: str) -> ModelSpec:
+    """Read a spec out of the header of a file.
+
+    Raises
+    ------
+    ArtifactError
+        If anything is missing, unknown, of the wrong type or out of bounds: a missing attribute never
+        falls back to a default.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("architecture"), str):
+        raise ArtifactError("the header names no architecture", where=where)
+    numbers = {str(k): v for k, v in data.items() if k != "architecture"}
+    try:
+        spec = model_spec(data["architecture"], numbers, where=where)
+    except UsageError as error:
+        raise ArtifactError(error.what, where=where, do=error.do) from error
+    missing = set(spec_to_dict(spec)) - set(data)
+    if missing:
+        raise ArtifactError(f"the model spec lacks {', '.join(sorted(missing))}", where=where)
+    return spec
+
+
+def build(spec: ModelSpec) -> CapsuleNetwork:
+    """Build a network without memory for its numbers (on the meta device).
+
+    Raises
+    ------
+    UsageError
+        If the numbers of the spec do not fit together.
+    """
+    try:
+        with torch.device("meta"):
+            return spec.build()
+    except QcapsError:
+        raise
+    except (RuntimeError, ValueError, OverflowError, TypeError) as error:
+        raise UsageError(f"{spec.architecture} cannot be built from these numbers: {error}") from error
+
+
+def initialised(spec: ModelSpec, seed: int) -> CapsuleNetwork:
+    """Build an untrained network, its numbers drawn from `seed` alone."""
+    network = build(spec).to_empty(device="cpu")
+    spec.initialise(network, torch.Generator().manual_seed(seed))
+    return network
+
+
+def filled(spec: ModelSpec, tensors: Mapping[str, Tensor], *, where: str) -> CapsuleNetwork:
+    """Build a network and fill it with exactly the given tensors.
+
+    Raises
+    ------
+    ArtifactError
+        If a tensor is missing, left over or of another shape.
+    """
+    try:
+        network = build(spec)
+    except UsageError as error:
+        raise ArtifactError(error.what, where=where) from error
+    expected = {k: v.shape for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    if expected.keys() != tensors.keys():
+        odd = sorted(expected.keys() ^ tensors.keys())
+        raise ArtifactError(f"tensor {quoted(odd[0])} is missing or left over ({len(odd)} in all)", where=where)
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            sizes = f"{tuple(tensors[name].shape)}, not {tuple(shape)}"
+            raise ArtifactError(f"tensor {quoted(name)} has shape {sizes}", where=where)
+    image = (spec.channels, spec.height, spec.width)
+    if sum(array_sites(network, image).values()) > LARGEST_ACTIVATIONS:
+        raise ArtifactError("one image would fill more memory than any honest network needs", where=where)
+    complete = {k: tensors.get(k, torch.zeros((), dtype=torch.int64)) for k in network.state_dict()}
+    network.load_state_dict(complete, strict=True, assign=True)
+    return network
+
+
+def _misfit(value: object, hint: object) -> str:
+    """Say what a value should have been, or nothing if it fits the type hint."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return "" if value in args and isinstance(value, str) else f"one of {', '.join(map(str, args))}"
+    if origin in (tuple, types.GenericAlias):
+        fits = isinstance(value, list | tuple) and len(value) <= 64 and not any(_misfit(v, args[0]) for v in value)
+        return "" if fits else "a list of whole numbers"
+    if hint is bool:
+        return "" if isinstance(value, bool) else "true or false"
+    if hint is int:
+        fits = type(value) is int and 0 < value <= LARGEST_NUMBER
+        return "" if fits else f"a whole number from 1 to {LARGEST_NUMBER}"
+    if hint is float:
+        fits = type(value) in (int, float) and 0 <= cast("float", value) <= LARGEST_NUMBER
+        return "" if fits else f"a number from 0 to {LARGEST_NUMBER}"
+    return "" if isinstance(value, str) and len(value) <= 64 else "a name"

@@ -1,0 +1,236 @@
+"""Artifacts: quantized networks on disk, every code packed at its own width."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeGuard
+
+import torch
+from torch import Tensor
+
+from qcaps.artifacts.checkpoint import CHECKPOINT, checkpoint_of
+from qcaps.artifacts.container import Container, container_bytes, read_container
+from qcaps.data.spec import DataSpec, data_spec_from_dict, data_spec_to_dict
+from qcaps.errors import ArtifactError
+from qcaps.evaluation.measure import Predict, predictor
+from qcaps.models.network import CapsuleNetwork, to_inference, weight_sites
+from qcaps.models.spec import ModelSpec, build, filled, spec_from_dict, spec_to_dict
+from qcaps.quantization.applying import ArrayRounder
+from qcaps.quantization.draws import uniforms, weight_uniforms
+from qcaps.quantization.formats import Float32, NumberFormat
+from qcaps.quantization.packing import pack_segment, segment_bytes, unpack_segment
+from qcaps.quantization.plan import BitPlan, plan_from_dict, plan_to_dict
+
+ARTIFACT = "qcaps.artifact"
+SELF_TEST_IMAGES = 8
+SCORES = "self_test.scores"
+# Scores of the self-test may differ by this much between machines; predictions may not.
+SELF_TEST_TOLERANCE = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Artifact:
+    """A quantized network.
+
+    Parameters
+    ----------
+    model
+        Spec of the folded network, without a decoder.
+    data
+        The images it was trained and judged on.
+    plan, seed
+        Formats of all sites, and the seed of stochastic rounding.
+    network
+        Its weights are the rounded ones.
+    record
+        What the search said of it: plain data.
+    """
+
+    model: ModelSpec
+    data: DataSpec
+    plan: BitPlan
+    seed: int
+    network: CapsuleNetwork
+    record: Mapping[str, object]
+
+    def rounder(self, seed: int | None = None) -> ArrayRounder:
+        """Make what rounds the arrays of one evaluation, with the artifact's own seed unless another is given."""
+        return ArrayRounder(self.plan, self.seed if seed is None else seed)
+
+
+def artifact_bytes(artifact: Artifact) -> bytes:
+    """Serialise an artifact; the same content gives the same bytes."""
+    tensors = _segments(artifact)
+    tensors[SCORES] = _self_test_scores(artifact)
+    header = {
+        "schema": f"{ARTIFACT}/1",
+        "model": spec_to_dict(artifact.model),
+        "data": data_spec_to_dict(artifact.data),
+        "plan": plan_to_dict(artifact.plan),
+        "seed": artifact.seed,
+        "record": dict(artifact.record),
+    }
+    return container_bytes(header, tensors)
+
+
+def payload_bytes(network: CapsuleNetwork, plan: BitPlan) -> int:
+    """Count the weight payload: packed codes, one byte per scale, 4 bytes per value left in float.
+
+    References
+    ----------
+    Q-CapsNets accounting made honest; the budget of `--budget-on payload`.
+    """
+    shapes = dict(network.named_parameters())
+    total = 0
+    for site, name in weight_sites(network).items():
+        count, fmt = shapes[name].numel(), plan.weights[site]
+        total += 4 * count if isinstance(fmt, Float32) else segment_bytes(count, fmt.bits)
+    return total
+
+
+def read_artifact(path: Path) -> Artifact:
+    """Read an artifact safely.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is not a whole, sane artifact.
+    """
+    return _artifact(read_container(path, schema=ARTIFACT))
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """A network out of a file, whichever kind of file it was.
+
+    Parameters
+    ----------
+    path, sha256, file_bytes
+        The file.
+    model, data, network
+        Ready for inference.
+    artifact
+        The quantized network, or None for a checkpoint.
+    """
+
+    path: Path
+    sha256: str
+    file_bytes: int
+    model: ModelSpec
+    data: DataSpec
+    network: CapsuleNetwork
+    artifact: Artifact | None
+
+    def predictor(self, *, seed: int | None = None) -> Predict:
+        """Make the candidate for :func:`~qcaps.evaluation.measure.measure`: pixels, indices → predictions."""
+        if self.artifact is None:
+            return predictor(self.network)
+        return self.artifact.rounder(seed).predictor(self.network)
+
+
+def load(path: Path | str) -> Loaded:
+    """Load a checkpoint or an artifact.
+
+    Raises
+    ------
+    ArtifactError
+        If the file is neither, damaged or hostile.
+    """
+    container = read_container(Path(path), schema=(CHECKPOINT, ARTIFACT))
+    size = container.file_bytes
+    if container.schema == CHECKPOINT:
+        checkpoint = checkpoint_of(container)
+        network = checkpoint.network(where=str(path))
+        return Loaded(container.path, container.sha256, size, checkpoint.model, checkpoint.data, network, None)
+    made = _artifact(container)
+    return Loaded(container.path, container.sha256, size, made.model, made.data, made.network, made)
+
+
+def replay_self_test(artifact: Artifact, expected: Tensor) -> bool:
+    """Tell whether the network still gives the scores it gave when it was written."""
+    found = _self_test_scores(artifact)
+    close = bool((found - expected).abs().max() <= SELF_TEST_TOLERANCE)
+    return close and bool((found.argmax(1) == expected.argmax(1)).all())
+
+
+def _artifact(container: Container) -> Artifact:
+    """Rebuild the network of a container that was read whole, and replay its self-test."""
+    where, header = str(container.path), container.header
+    record, seed = header.get("record"), header.get("seed")
+    if not isinstance(record, dict) or not _is_seed(seed):
+        raise ArtifactError("the header holds no record or no seed", where=where)
+    model = spec_from_dict(header.get("model"), where=where)
+    plan = plan_from_dict(header.get("plan"), where=where)
+    tensors = dict(container.tensors)
+    expected = tensors.pop(SCORES, None)
+    network = _unpacked(model, plan, tensors, where)
+    data = data_spec_from_dict(header.get("data"), where=where)
+    artifact = Artifact(model, data, plan, seed, network, record)
+    if expected is None or expected.shape != (SELF_TEST_IMAGES, model.classes) or expected.dtype != torch.float32:
+        raise ArtifactError("the file holds no self-test", where=where)
+    try:
+        passed = replay_self_test(artifact, expected)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ArtifactError(f"the bit plan does not fit the network: {error}", where=where) from error
+    if not passed:
+        raise ArtifactError("the self-test fails: the network does not give the scores it was written with", where=where)
+    return artifact
+
+
+def _is_seed(value: object) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < 1 << 63
+
+
+def _segments(artifact: Artifact) -> dict[str, Tensor]:
+    """Pack every weight; those left in float stay as they are."""
+    parameters = dict(artifact.network.named_parameters())
+    found: dict[str, Tensor] = {}
+    for site, name in weight_sites(artifact.network).items():
+        fmt, weight = artifact.plan.weights[site], parameters[name].detach()
+        if isinstance(fmt, Float32):
+            found[site] = weight
+            continue
+        draws = None
+        if artifact.plan.rounding == "stochastic_rounding":
+            draws = weight_uniforms(artifact.seed, site, weight.numel())
+        # Rounding what is rounded already changes nothing, so these are the codes that were judged.
+        found[site] = pack_segment(weight, fmt, artifact.plan.rounding, draws)
+    return found
+
+
+def _unpacked(model: ModelSpec, plan: BitPlan, segments: Mapping[str, Tensor], where: str) -> CapsuleNetwork:
+    """Build the network and fill it with the values of its codes."""
+    blank = build(model)
+    sites, shapes = weight_sites(blank), {k: v.shape for k, v in blank.named_parameters()}
+    if sites.keys() != plan.weights.keys() or sites.keys() != segments.keys():
+        raise ArtifactError("the weights of the file are not those of the network", where=where)
+    tensors: dict[str, Tensor] = {}
+    for site, name in sites.items():
+        fmt: NumberFormat = plan.weights[site]
+        if isinstance(fmt, Float32):
+            tensors[name] = segments[site]
+            continue
+        kind = "logarithmic" if plan.rounding == "logarithmic" else "fixed_point"
+        place = f"{where}: {site}"
+        values, found = unpack_segment(segments[site], kind, fmt.bits, tuple(shapes[name]), where=place)
+        if found != fmt:
+            raise ArtifactError("the scale of a segment is not the one in the bit plan", where=place)
+        tensors[name] = values
+    return to_inference(filled(model, tensors, where=where))
+
+
+def _self_test_scores(artifact: Artifact) -> Tensor:
+    """Score a few images made from a seed, never real ones: shape ``(images, classes)``."""
+    shape = (artifact.model.channels, artifact.model.height, artifact.model.width)
+    indices = torch.arange(SELF_TEST_IMAGES)
+    pixels = uniforms(0, "self_test", indices, shape[0] * shape[1] * shape[2]).view(-1, *shape)
+    with torch.inference_mode():
+        return artifact.rounder().forward(artifact.network, pixels, indices).scores
+
+
+def predictions_sha256(found: Tensor) -> str:
+    """Identify a list of predictions."""
+    return hashlib.sha256(found.to(torch.int64).numpy().astype("<i8").tobytes()).hexdigest()

@@ -1,0 +1,139 @@
+"""Calibration: the range of every site of the float network, on training images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcaps.capsules.sites import hooked
+from qcaps.data.images import ImageSet
+from qcaps.errors import QcapsError
+from qcaps.evaluation.measure import measure, predictor
+from qcaps.models.network import CapsuleNetwork, weight_sites
+from qcaps.progress import OnProgress, silent
+from qcaps.quantization.choosing import choose_format
+from qcaps.quantization.draws import uniforms
+from qcaps.quantization.formats import NumberFormat, Rounding
+from qcaps.quantization.plan import BitPlan
+
+# Values kept of every array site to compare scales by; the largest magnitude is always exact.
+SAMPLE = 1 << 16
+
+
+@dataclass(frozen=True, eq=False)
+class SiteRange:
+    """What calibration saw at one site.
+
+    Parameters
+    ----------
+    largest
+        Exact largest magnitude.
+    sample
+        Values to compare scales by: all of a weight, a keyed draw of an array.
+    values
+        Values per image of an array; all values of a weight.
+    """
+
+    largest: float
+    sample: Tensor
+    values: int
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Ranges of all weight sites and all array sites, in execution order."""
+
+    weights: Mapping[str, SiteRange]
+    arrays: Mapping[str, SiteRange]
+
+
+def calibrate(
+    network: CapsuleNetwork,
+    images: ImageSet,
+    *,
+    divisor: int,
+    batch_size: int,
+    seed: int,
+    on_progress: OnProgress = silent,
+) -> Calibration:
+    """Run the float network over training images and note the range of every site.
+
+    Parameters
+    ----------
+    network
+        In inference form, norms folded; left as it is.
+    images
+        Training images; never those a decision is judged on.
+    divisor, batch_size
+        As for :func:`~qcaps.evaluation.measure.measure`.
+    seed
+        Of the sample.
+
+    Raises
+    ------
+    QcapsError
+        If a site holds NaN or infinity.
+    """
+    per_image = max(1, SAMPLE // len(images))
+    largest: dict[str, float] = {}
+    samples: dict[str, list[Tensor]] = {}
+    values: dict[str, int] = {}
+    seen: dict[str, int] = {}
+
+    def note(site: str, array: Tensor) -> Tensor:
+        flat = array.reshape(len(array), -1)  # (batch, values)
+        low, high = (float(end) for end in torch.aminmax(flat))
+        magnitude = max(-low, high)
+        if not magnitude < float("inf"):
+            raise QcapsError("a site holds NaN or infinity", where=site, do="train again with a lower --lr")
+        start = seen.get(site, 0)
+        seen[site] = start + len(array)
+        picked = uniforms(seed, f"calibration/{site}", images.indices[start : seen[site]], per_image)
+        positions = (picked * flat.shape[1]).long().clamp_max(flat.shape[1] - 1)
+        largest[site] = max(largest.get(site, 0.0), magnitude)
+        samples.setdefault(site, []).append(flat if flat.shape[1] <= per_image else flat.gather(1, positions))
+        values[site] = flat.shape[1]
+        return array
+
+    with hooked(network, note):
+        measure(
+            predictor(network),
+            images,
+            divisor=divisor,
+            batch_size=batch_size,
+            phase="calibrate",
+            on_progress=on_progress,
+        )
+    arrays = {s: SiteRange(largest[s], torch.cat([x.flatten() for x in samples[s]]), values[s]) for s in samples}
+    return Calibration(_weight_ranges(network), arrays)
+
+
+def _weight_ranges(network: CapsuleNetwork) -> dict[str, SiteRange]:
+    parameters = dict(network.named_parameters())
+    found = {}
+    for site, name in weight_sites(network).items():
+        tensor = parameters[name].detach()
+        found[site] = SiteRange(float(tensor.abs().max()), tensor, tensor.numel())
+    return found
+
+
+def plan_of_width(calibration: Calibration, bits: int, rounding: Rounding) -> BitPlan:
+    """Give every site the same width, and each the scale that suits it best.
+
+    Parameters
+    ----------
+    calibration
+        Ranges of the float network.
+    bits
+        Total width; above what `rounding` can pack the plan is float32 throughout.
+    rounding
+        The scheme.
+    """
+
+    def formats(ranges: Mapping[str, SiteRange]) -> dict[str, NumberFormat]:
+        return {s: choose_format(r.sample, r.largest, bits, rounding) for s, r in ranges.items()}
+
+    return BitPlan(rounding, formats(calibration.weights), formats(calibration.arrays))

@@ -1,0 +1,220 @@
+"""The four rounding schemes, and the way from values to codes and back.
+
+A scheme places values on the unclamped grid of a format: integers for fixed point, signed powers of two for
+the logarithmic format. `encode` and `quantize` both start there, so that the values judged during a search
+are bit for bit the values that a file decodes to.
+
+Arrays are float32 or float64 and are computed in their own dtype. A product x · 2^f below the smallest float
+counts as 0, and the fraction that decides a stochastic draw is rounded like any other difference.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, NumberFormat, PackedFormat, Rounding
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Values rounded to a format, and how many of them were clamped to the ends of its range."""
+
+    values: Tensor
+    saturated: int
+
+
+def quantize(x: Tensor, fmt: NumberFormat, rounding: Rounding, uniforms: Tensor | None = None) -> Rounded:
+    """Round an array to the values of a format: ``decode(encode(x))`` without the detour over codes.
+
+    Parameters
+    ----------
+    x
+        Any shape, float32 or float64. No gradient flows through.
+    fmt
+        `Float32` gives `x` back as it is.
+    rounding
+        `logarithmic` belongs to the `Logarithmic` format, every other scheme to `FixedPoint`.
+    uniforms
+        One draw in [0, 1) per value, in row-major order; for `stochastic_rounding` only.
+
+    Returns
+    -------
+    Rounded
+        Values in the shape and dtype of `x`, never -0.
+
+    Raises
+    ------
+    ValueError
+        If `x` holds NaN or infinity, or if the scheme does not fit the format or lacks its draws.
+    """
+    ends = _finite_ends(x)
+    if isinstance(fmt, Float32):
+        return Rounded(x, 0)
+    grid, saturated = _clamped(x, ends, fmt, rounding, uniforms)
+    if isinstance(fmt, FixedPoint):
+        grid.mul_(fmt.step).add_(0.0)  # the sum turns -0 into the 0 that its code stands for
+    return Rounded(grid, saturated)
+
+
+def encode(
+    x: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None = None
+) -> tuple[Tensor, int]:
+    """Round an array to integer codes; parameters and errors as for `quantize`.
+
+    Returns
+    -------
+    tuple
+        Codes as int32 in the shape of `x`, and the number of clamped values. Fixed point: k from -2^(n-1) to
+        2^(n-1) - 1. Logarithmic: sign · 2^(n-1) + field.
+    """
+    grid, saturated = _clamped(x, _finite_ends(x), fmt, rounding, uniforms)
+    if isinstance(fmt, FixedPoint):
+        return grid.to(torch.int32), saturated
+    exponent = torch.frexp(grid).exponent - 1
+    field = torch.where(grid == 0, 0, exponent - fmt.min_exponent + 1)
+    return torch.where(grid < 0, field + fmt.invalid_code, field), saturated
+
+
+def decode(codes: Tensor, fmt: PackedFormat) -> Tensor:
+    """Turn integer codes into the float32 values they stand for, exactly.
+
+    Parameters
+    ----------
+    codes
+        Any integer dtype and shape, each within the format; the invalid logarithmic code becomes NaN.
+    fmt
+        The format that the codes were made with.
+    """
+    if isinstance(fmt, FixedPoint):
+        return codes.to(torch.float32) * fmt.step
+    exponents = range(fmt.min_exponent, fmt.max_exponent + 1)
+    powers = [math.ldexp(1.0, exponent) if exponent >= -126 else 0.0 for exponent in exponents]
+    negative = [-power if power else 0.0 for power in powers]
+    values = torch.tensor([0.0, *powers, math.nan, *negative], dtype=torch.float32, device=codes.device)
+    return values[codes.long()]
+
+
+def round_to_nearest(x: Tensor, fmt: FixedPoint) -> Tensor:
+    """Scale to steps and round to the nearest integer, ties to even; not clamped."""
+    return _in_steps(x, fmt).round_()
+
+
+def truncation(x: Tensor, fmt: FixedPoint) -> Tensor:
+    """Scale to steps and round down, negative values away from zero; not clamped."""
+    return _in_steps(x, fmt).floor_()
+
+
+def stochastic_rounding(x: Tensor, fmt: FixedPoint, uniforms: Tensor) -> Tensor:
+    """Scale to steps and round up with the probability of the fraction; not clamped.
+
+    Parameters
+    ----------
+    x
+        Any shape.
+    fmt
+        Gives the step.
+    uniforms
+        As many draws in [0, 1) as `x` has values; a value goes up where its draw is below its fraction.
+    """
+    fraction = _in_steps(x, fmt)
+    lower = fraction.floor()
+    fraction -= lower
+    return lower.add_(fraction.gt_(uniforms.reshape(x.shape)))
+
+
+def logarithmic(x: Tensor, fmt: Logarithmic) -> Tensor:
+    """Round to the nearest power of two in the log domain, keeping the sign; not clamped above.
+
+    Notes
+    -----
+    |x| = m · 2^e goes to 2^e where m² < 2 and to 2^(e + 1) elsewhere. Powers below ``min_exponent`` or 2^-126
+    become 0. The boundary √2 is decided on the bits: adding the distance from it to 2 to the stored mantissa
+    carries into the exponent exactly where m² > 2, and no m² equals 2.
+    """
+    integer, mantissa_bits = _BIT_LAYOUTS[x.dtype]
+    lowest = max(fmt.min_exponent, -126)
+    kept = torch.nn.functional.hardshrink(x, _below_root(lowest, x.dtype))
+    bits = kept.view(integer)
+    last_below = math.isqrt(1 << (2 * mantissa_bits + 1))  # largest mantissa, leading 1 included, with m² < 2
+    bits += (1 << (mantissa_bits + 1)) - 1 - last_below
+    bits &= -(1 << mantissa_bits)
+    return kept
+
+
+def _finite_ends(x: Tensor) -> Tensor:
+    """Find the smallest and the largest value, one pass that meets NaN and infinity as well."""
+    if x.numel() == 0:
+        return x.new_zeros(2)
+    ends = torch.stack(torch.aminmax(x))
+    if not all(math.isfinite(end) for end in ends.tolist()):
+        raise ValueError("the array holds NaN or infinity")
+    return ends
+
+
+def _clamped(
+    x: Tensor, ends: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None
+) -> tuple[Tensor, int]:
+    """Round and clamp, block by block; count only where the two ends say that it is needed."""
+    lowest, highest = _range(fmt)
+    # Draws of 1 and 0 send the smallest value down and the largest up, as far as any draw could.
+    first, last = _rounded(ends, fmt, rounding, ends.new_tensor([1.0, 0.0])).tolist()
+    fits = lowest <= first and last <= highest
+    grid = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    values, targets = x.detach().flatten(), grid.view(-1)
+    draws = None if uniforms is None else uniforms.reshape(values.shape)
+    counts = []
+    for start in range(0, len(values), _BLOCK):
+        block = slice(start, start + _BLOCK)
+        rounded = _rounded(values[block], fmt, rounding, None if draws is None else draws[block])
+        target = torch.clamp(rounded, lowest, highest, out=targets[block])
+        if not fits:
+            counts.append(torch.ne(rounded, target, out=rounded).sum())  # as floats: faster than booleans
+    return grid, int(torch.stack(counts).sum(dtype=torch.float64)) if counts else 0
+
+
+# Values rounded at a time: few enough for scratch tensors to stay in the cache, and for exact float counts.
+_BLOCK = 1 << 18
+
+
+def _range(fmt: PackedFormat) -> tuple[float, float]:
+    """Give the ends of the grid that the schemes round to."""
+    if isinstance(fmt, FixedPoint):
+        return fmt.lowest_code, fmt.highest_code
+    return fmt.lowest, fmt.highest
+
+
+def _rounded(x: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None) -> Tensor:
+    """Apply the scheme named `rounding`."""
+    match fmt, rounding:
+        case FixedPoint(), "round_to_nearest":
+            return round_to_nearest(x, fmt)
+        case FixedPoint(), "truncation":
+            return truncation(x, fmt)
+        case FixedPoint(), "stochastic_rounding":
+            if uniforms is None:
+                raise ValueError("stochastic rounding needs draws")
+            return stochastic_rounding(x, fmt, uniforms)
+        case Logarithmic(), "logarithmic":
+            return logarithmic(x, fmt)
+    raise ValueError(f"{rounding} cannot round to {fmt}")
+
+
+def _in_steps(x: Tensor, fmt: FixedPoint) -> Tensor:
+    """Give x · 2^f in a fresh tensor."""
+    return x * math.ldexp(1.0, fmt.frac_bits)
+
+
+# Integer dtype of the same size, and stored mantissa bits.
+_BIT_LAYOUTS = {torch.float32: (torch.int32, 23), torch.float64: (torch.int64, 52)}
+
+
+def _below_root(exponent: int, dtype: torch.dtype) -> float:
+    """Give the largest float of `dtype` below √2 · 2^(exponent - 1), which is where `exponent` begins."""
+    mantissa_bits = _BIT_LAYOUTS[dtype][1]
+    if exponent == -126 and dtype == torch.float32:
+        mantissa_bits -= 1  # the boundary lies among the subnormals, which have one bit less here
+    return math.ldexp(math.isqrt(1 << (2 * mantissa_bits + 1)), exponent - 1 - mantissa_bits)

@@ -1,0 +1,230 @@
+"""The training loop: margin loss with reconstruction, best epoch chosen on validation images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from qcaps.capsules.losses import Margins, margin_loss, reconstruction_loss
+from qcaps.config.train import TrainConfig
+from qcaps.data.augment import Augmentation
+from qcaps.data.images import ImageSet, to_float
+from qcaps.errors import QcapsError, StoppedError
+from qcaps.evaluation.measure import measure, predictor
+from qcaps.models.network import CapsuleNetwork
+from qcaps.progress import OnProgress, Step
+from qcaps.training.schedule import learning_rate, margins
+from qcaps.training.state import EpochRecord, Position, pack_state, unpack_state
+
+SECONDS_BETWEEN_SAVES = 60.0
+
+State = tuple[dict[str, object], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Images to learn from and to choose by, how they are scaled, and what is done to the former."""
+
+    train: ImageSet
+    validation: ImageSet
+    divisor: int
+    augment: Augmentation
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What training needs of the world: a clock, someone to tell, a place to save, a wish to stop."""
+
+    clock: Callable[[], float]
+    on_progress: OnProgress
+    save: Callable[[State], None]
+    stop: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Tensors of the best epoch, and the record of all."""
+
+    tensors: Mapping[str, Tensor]
+    position: Position
+
+
+def train(
+    network: CapsuleNetwork,
+    data: TrainingData,
+    config: TrainConfig,
+    accelerator: Accelerator,
+    surroundings: Surroundings,
+    *,
+    resume: State | None = None,
+) -> Trained:
+    """Train a network.
+
+    Parameters
+    ----------
+    network
+        Initialised; changed in place.
+    data
+        Both splits.
+    config
+        Every option.
+    accelerator
+        Places the work on devices and processes.
+    surroundings
+        See :class:`Surroundings`. A save happens after every epoch, every minute and before stopping.
+    resume
+        A state given to `save` earlier; the run continues as if it had never stopped.
+
+    Raises
+    ------
+    StoppedError
+        If asked to stop; the state was saved.
+    QcapsError
+        If the loss is no longer a number.
+    """
+    run = _Run(network, data, config, accelerator)
+    if resume is not None:
+        run.position, run.best = unpack_state(*resume, network, run.optimizer, where="resume file")
+    last_save = surroundings.clock()
+    while run.position.epoch < config.epochs:
+        order = _order(config.seed, run.position.epoch, len(data.train))
+        while run.position.step < run.steps_per_epoch:
+            note = run.one_step(order)
+            epoch, step = run.position.epoch, run.position.step
+            surroundings.on_progress(Step(f"epoch {epoch + 1}/{config.epochs}", step, run.steps_per_epoch, note))
+            stopping = surroundings.stop()
+            if stopping or surroundings.clock() - last_save > SECONDS_BETWEEN_SAVES:
+                surroundings.save(run.state())
+                last_save = surroundings.clock()
+            if stopping:
+                raise StoppedError("training was interrupted; its state is saved")
+        run.finish_epoch(surroundings.on_progress)
+        surroundings.save(run.state())
+        last_save = surroundings.clock()
+    return Trained(run.best, run.position)
+
+
+class _Losses(nn.Module):
+    """The network and its losses as one module, the shape that data-parallel training needs."""
+
+    def __init__(self, network: CapsuleNetwork, config: TrainConfig) -> None:
+        super().__init__()
+        self.network = network
+        self.scale = config.regularization_scale if network.decoder is not None else 0.0
+        self.share = config.reconstruction_share
+
+    def forward(self, images: Tensor, labels: Tensor, chosen: Margins) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the loss to minimise, and the mean margin and reconstruction losses."""
+        output = self.network(images)
+        margin = margin_loss(output.scores, labels, chosen).mean()
+        count = math.ceil(len(images) * self.share)
+        if not self.scale or not count:
+            return margin, margin.detach(), margin.new_zeros(())
+        drawn = self.network.reconstruct(output.capsules[:count], labels[:count])
+        reconstruction = reconstruction_loss(drawn, images[:count]).mean()
+        return margin + self.scale * reconstruction, margin.detach(), reconstruction.detach()
+
+
+class _Run:
+    """A training run under way."""
+
+    def __init__(
+        self, network: CapsuleNetwork, data: TrainingData, config: TrainConfig, accelerator: Accelerator
+    ) -> None:
+        self.network, self.data, self.config, self.accelerator = network, data, config, accelerator
+        self.position = Position()
+        self.best: Mapping[str, Tensor] = {}
+        self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
+        network.to(memory_format=torch.channels_last)
+        # Efficient-CapsNet trains with this epsilon; PyTorch's 1e-8 differs only where gradients vanish.
+        self.optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, eps=1e-7)
+        losses, prepared = accelerator.prepare(_Losses(network, config), self.optimizer)
+        self.losses: nn.Module = losses
+        self.prepared_optimizer: torch.optim.Optimizer = prepared
+
+    def one_step(self, order: Tensor) -> str:
+        """Learn from the next batch; give a note on the loss."""
+        position, config = self.position, self.config
+        done = position.epoch * self.steps_per_epoch + position.step
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(config, done, self.steps_per_epoch)
+        images, labels = self._batch(order)
+        self.network.train()
+        loss, margin, reconstruction = self.losses(images, labels, margins(config, position.epoch))
+        self.prepared_optimizer.zero_grad()
+        self.accelerator.backward(loss)
+        self.prepared_optimizer.step()
+        if not math.isfinite(float(loss.detach())):
+            raise QcapsError(
+                "the loss is no longer a number",
+                where=f"epoch {position.epoch + 1}, step {position.step + 1}",
+                do="lower --lr; `--mixed-precision no` may help as well",
+            )
+        position.step += 1
+        position.margin_sum += float(margin)
+        position.reconstruction_sum += float(reconstruction)
+        return f"margin loss {position.margin_sum / position.step:.4f}"
+
+    def finish_epoch(self, on_progress: OnProgress) -> None:
+        """Score the validation images and keep the tensors if they are the best so far."""
+        position, config = self.position, self.config
+        self.network.eval()
+        measured = measure(
+            predictor(self.network),
+            self.data.validation,
+            divisor=self.data.divisor,
+            batch_size=config.test_batch_size,
+            phase=f"validate {position.epoch + 1}/{config.epochs}",
+            on_progress=on_progress,
+        )
+        record = EpochRecord(
+            epoch=position.epoch + 1,
+            lr=self.optimizer.param_groups[0]["lr"],
+            margin_loss=position.margin_sum / self.steps_per_epoch,
+            reconstruction_loss=position.reconstruction_sum / self.steps_per_epoch,
+            validation_correct=measured.correct,
+            validation_images=measured.images,
+        )
+        position.history.append(record)
+        if position.best_epoch < 0 or record.validation_correct > position.best().validation_correct:
+            position.best_epoch = position.epoch
+            self.best = {
+                name: tensor.detach().to("cpu", memory_format=torch.contiguous_format, copy=True)
+                for name, tensor in self.network.state_dict().items()
+                if not name.endswith("num_batches_tracked")
+            }
+        position.epoch += 1
+        position.step = 0
+        position.margin_sum = position.reconstruction_sum = 0.0
+
+    def state(self) -> State:
+        """Give everything that a resumed run needs."""
+        return pack_state(self.position, self.network, self.best, self.optimizer)
+
+    def _batch(self, order: Tensor) -> tuple[Tensor, Tensor]:
+        """Give this process its part of the next batch, scaled and augmented."""
+        start = self.position.step * self.config.batch_size
+        positions = order[start : start + self.config.batch_size]
+        batch = self.data.train.subset(positions)
+        key = (self.config.seed, self.position.epoch, self.position.step)
+        images = self.data.augment(to_float(batch.pixels, self.data.divisor), _generator(*key))
+        rank, world, device = self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device
+        images = images[rank::world].to(device).contiguous(memory_format=torch.channels_last)
+        return images, batch.labels[rank::world].to(device)
+
+
+def _order(seed: int, epoch: int, images: int) -> Tensor:
+    """Shuffle the images of an epoch."""
+    return torch.randperm(images, generator=_generator(seed, epoch))
+
+
+def _generator(*key: int) -> torch.Generator:
+    """Make the generator of one epoch or step, so that a resumed run draws what an uninterrupted one would."""
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return torch.Generator().manual_seed(int(state[0]) >> 1)

@@ -1,0 +1,28 @@
+"""Learning rate and loss by the progress of training."""
+
+from __future__ import annotations
+
+from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, Margins
+from qcaps.config.train import TrainConfig
+
+
+def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float:
+    """Give the learning rate of a step: lr · rate^(t / period), never below the floor.
+
+    Parameters
+    ----------
+    config
+        `decay_per` says what t counts: steps (smooth, as Q-CapsNets) or whole epochs (as Efficient-CapsNet).
+    step
+        Steps finished since the start of training.
+    steps_per_epoch
+        Steps in one epoch.
+    """
+    t = step if config.decay_per == "step" else step // steps_per_epoch
+    return max(config.lr * config.decay_rate ** (t / config.decay_steps), config.lr_floor)
+
+
+def margins(config: TrainConfig, epoch: int) -> Margins:
+    """Give the margins of an epoch, counted from 0: hard ones in the last half, rounded down, if asked for."""
+    first_hard = config.epochs - config.epochs // 2
+    return HARD_MARGINS if config.hard_training and epoch >= first_hard else NORMAL_MARGINS

@@ -1,0 +1,174 @@
+"""``qcaps train``: from images to a checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import yaml
+
+import qcaps
+from qcaps.artifacts.checkpoint import Checkpoint, write_checkpoint
+from qcaps.artifacts.container import read_container, write_container
+from qcaps.artifacts.journal import content_key
+from qcaps.artifacts.writing import atomic_write
+from qcaps.config import TrainConfig, configure
+from qcaps.data.augment import augmentation
+from qcaps.data.dataset import dataset
+from qcaps.data.load import load_split
+from qcaps.data.spec import DataSpec, data_spec
+from qcaps.errors import StoppedError, UsageError, quoted
+from qcaps.models.network import parameter_count
+from qcaps.models.spec import ModelSpec, initialised, model_spec, spec_to_dict
+from qcaps.progress import OnProgress, silent
+from qcaps.training.devices import accelerator
+from qcaps.training.loop import State, Surroundings, Trained, TrainingData
+from qcaps.training.loop import train as run_training
+from qcaps.training.state import EpochRecord
+from qcaps.verbs.interruption import stoppable
+from qcaps.verbs.outcome import Outcome, make_folder
+
+RESUME = "qcaps.resume"
+# Options that change where and how fast, never what.
+NOT_IN_KEY = {"data_dir", "out", "fresh", "threads", "device", "test_batch_size"}
+
+
+def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
+    """Train a network and write ``checkpoint.pt`` and ``history.csv``.
+
+    Parameters
+    ----------
+    on_progress
+        Told after every step.
+    options
+        The fields of :class:`~qcaps.config.TrainConfig`.
+
+    Returns
+    -------
+    Outcome
+        Its document holds the validation accuracy of the best epoch; the test images stay unseen.
+
+    Raises
+    ------
+    UsageError
+        If an option is wrong, or images are missing.
+    StoppedError
+        If interrupted; the same call continues.
+    """
+    config = configure(TrainConfig, options)
+    images = dataset(config.dataset)
+    data = data_spec(
+        config.dataset, augmentation=config.augmentation or images.augmentation, split_seed=config.split_seed
+    )
+    shape = {"channels": images.channels, "height": images.height, "width": images.width}
+    numbers = {**shape, "classes": len(images.class_names), "decoder": config.decoder}
+    spec = model_spec(config.model, numbers | _model_arguments(config.model_arg), where="--model-arg")
+    out = config.out or Path("runs") / f"{config.model}-{config.dataset}-train"
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    trained = _train(spec, data, config, out, on_progress)
+    record = {
+        "options": _plain_options(config),
+        "history": [dataclasses.asdict(epoch) for epoch in trained.position.history],
+        "best_epoch": trained.position.best().epoch,
+        "versions": {"qcaps": qcaps.__version__, "torch": torch.__version__},
+    }
+    checkpoint = Checkpoint(spec, trained.tensors, data, record)
+    path, table = out / "checkpoint.pt", out / "history.csv"
+    sha256 = write_checkpoint(path, checkpoint)
+    atomic_write(table, _history_csv(trained.position.history))
+    (out / "resume.pt").unlink(missing_ok=True)
+    return _outcome(checkpoint, trained.position.best(), path, table, sha256)
+
+
+def _train(spec: ModelSpec, data: DataSpec, config: TrainConfig, out: Path, on_progress: OnProgress) -> Trained:
+    """Run the loop, from the resume file if there is one."""
+    network = initialised(spec, config.seed)
+    key = content_key(spec_to_dict(spec), dataclasses.asdict(data), _plain_options(config), torch.__version__)
+    resume_file = out / "resume.pt"
+    make_folder(out)
+    resume = None if config.fresh else _read_resume(resume_file, key)
+    images = TrainingData(
+        train=load_split(data, "train", data_dir=config.data_dir),
+        validation=load_split(data, "validation", data_dir=config.data_dir),
+        divisor=data.divisor,
+        augment=augmentation(data.augmentation),
+    )
+    place = accelerator(config.device, config.mixed_precision)
+
+    def save(state: State) -> None:
+        header, tensors = state
+        if place.is_main_process:
+            write_container(resume_file, {"schema": f"{RESUME}/1", "key": key, **header}, tensors)
+
+    with stoppable() as stop:
+        surroundings = Surroundings(time.monotonic, on_progress, save, stop)
+        try:
+            return run_training(network.to(place.device), images, config, place, surroundings, resume=resume)
+        except StoppedError as error:
+            raise StoppedError(error.what, where=str(out), do="the same command continues") from error
+
+
+def _read_resume(path: Path, key: str) -> State | None:
+    """Read the state of an interrupted run with the same options."""
+    if not path.exists():
+        return None
+    container = read_container(path, schema=RESUME)
+    if container.header.get("key") != key:
+        raise UsageError(
+            "an interrupted run with other options lies in the output folder",
+            where=str(path),
+            do="repeat its options to continue it, choose another --out, or discard it with --fresh",
+        )
+    return dict(container.header), dict(container.tensors)
+
+
+def _model_arguments(pairs: tuple[str, ...]) -> dict[str, object]:
+    """Read KEY=VALUE pairs, the value as YAML."""
+    numbers: dict[str, object] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"{quoted(pair)} is not KEY=VALUE", where="--model-arg")
+        try:
+            numbers[name.strip().replace("-", "_")] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"{quoted(text)} is no value", where="--model-arg") from error
+    return numbers
+
+
+def _plain_options(config: TrainConfig) -> dict[str, object]:
+    options = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_KEY}
+    return options | {"model_arg": list(config.model_arg)}
+
+
+def _history_csv(history: list[EpochRecord]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [f.name for f in dataclasses.fields(EpochRecord)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(epoch) for epoch in history)
+    return text.getvalue().encode()
+
+
+def _outcome(checkpoint: Checkpoint, best: EpochRecord, path: Path, table: Path, sha256: str) -> Outcome:
+    accuracy = best.validation_correct / best.validation_images
+    document: Mapping[str, object] = {
+        "schema": "qcaps.train/1",
+        "checkpoint": str(path),
+        "sha256": sha256,
+        "model": checkpoint.model.architecture,
+        "dataset": checkpoint.data.dataset,
+        "parameters": parameter_count(checkpoint.network()),
+        "best_epoch": best.epoch,
+        "validation": {"correct": best.validation_correct, "images": best.validation_images, "accuracy": accuracy},
+    }
+    line = (
+        f"{checkpoint.model.architecture} on {checkpoint.data.dataset}: validation accuracy {100 * accuracy:.2f} % "
+        f"({best.validation_correct} of {best.validation_images}) in epoch {best.epoch}"
+    )
+    return Outcome(0, (path, table), document, (line,))

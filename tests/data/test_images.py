@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+import hashlib
+import struct
+from dataclasses import replace
+from fractions import Fraction
+
+import pytest
+import torch
+
+from qcaps.data.images import ImageSet, to_float
+
+
+def three_images() -> ImageSet:
+    return ImageSet(
+        dataset="toy",
+        split="train",
+        pixels=torch.tensor([[1, 2], [3, 4], [5, 6]], dtype=torch.uint8).view(3, 1, 1, 2),
+        labels=torch.tensor([7, 8, 9]),
+        indices=torch.tensor([40, 41, 42]),
+        class_names=tuple("0123456789"),
+    )
+
+
+def test_subset_keeps_pixels_labels_and_indices_together_in_the_order_asked_for() -> None:
+    picked = three_images().subset(torch.tensor([2, 0]))
+
+    assert len(picked) == 2
+    assert picked.pixels.flatten().tolist() == [5, 6, 1, 2]
+    assert picked.labels.tolist() == [9, 7]
+    assert picked.indices.tolist() == [42, 40]
+    assert picked.split == "train"
+
+
+def test_sha256_is_over_the_shape_then_pixels_labels_and_indices_in_little_endian() -> None:
+    content = b"(3, 1, 1, 2)" + bytes([1, 2, 3, 4, 5, 6]) + struct.pack("<6q", 7, 8, 9, 40, 41, 42)
+
+    assert three_images().sha256() == hashlib.sha256(content).hexdigest()
+
+
+@pytest.mark.parametrize("name", ["pixels", "labels", "indices"])
+def test_sha256_changes_with_one_value(name: str) -> None:
+    images = three_images()
+    changed = getattr(images, name).clone()
+    changed.view(-1)[1] += 1
+
+    assert replace(images, **{name: changed}).sha256() != images.sha256()
+
+
+def test_sha256_of_a_view_is_that_of_its_copy() -> None:
+    images = three_images()
+    column = replace(images, pixels=images.pixels[..., :1])
+    copy = replace(images, pixels=images.pixels[..., :1].clone())
+
+    assert column.sha256() == copy.sha256()
+
+
+@pytest.mark.parametrize("divisor", [255, 256])
+def test_to_float_is_the_nearest_float32_to_the_exact_quotient(divisor: int) -> None:
+    values = to_float(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16), divisor)
+
+    assert values.dtype == torch.float32
+    assert values.shape == (1, 1, 16, 16)
+    for pixel, value in enumerate(values.flatten()):
+        exact = Fraction(pixel, divisor)
+        error = abs(Fraction(value.item()) - exact)
+        below, above = (torch.nextafter(value, torch.tensor(end)).item() for end in (-1.0, 2.0))
+        assert error <= abs(Fraction(below) - exact)
+        assert error <= abs(Fraction(above) - exact)
+
+
+def test_to_float_leaves_the_pixels_alone() -> None:
+    pixels = torch.full((1, 1, 2, 2), 200, dtype=torch.uint8)
+
+    to_float(pixels, 255)
+
+    assert pixels.flatten().tolist() == [200] * 4
