@@ -41,6 +41,11 @@ class Registry:
                 raise ValueError(f"{kind} {entry.name!r} is registered twice")
             self._entries[entry.name] = entry
 
+    @property
+    def plural(self) -> str:
+        """Give the name of the list, as `qcaps list` knows it."""
+        return f"{self.kind}es" if self.kind.endswith("ch") else f"{self.kind}s"
+
     def __iter__(self) -> Iterator[Entry]:
         """Go through the entries in listing order."""
         return iter(self._entries.values())
@@ -65,7 +70,7 @@ class Registry:
             raise UsageError(
                 f"unknown {self.kind} {quoted(name)}",
                 where=where,
-                do=f"{near_matches(name, self.names())}`qcaps list {self.kind}s` shows all",
+                do=f"{near_matches(name, self.names())}`qcaps list {self.plural}` shows all",
             )
         return self._entries[name]
 
@@ -139,9 +144,7 @@ AUGMENTATIONS = Registry(
 
 ROUNDINGS = Registry(
     "rounding",
-    Entry(
-        "round_to_nearest", "Nearest code, ties to even.", "qcaps.quantization.rounding:round_to_nearest"
-    ),
+    Entry("round_to_nearest", "Nearest code, ties to even.", "qcaps.quantization.rounding:round_to_nearest"),
     Entry(
         "stochastic_rounding",
         "Up or down at random, unbiased; every draw is keyed by seed, site and image.",

@@ -69,9 +69,7 @@ def check_archive(data: bytes, limits: Limits, where: str) -> None:
 
 def refusal(what: str, where: str) -> ArtifactError:
     """Say why a file is refused."""
-    return ArtifactError(
-        f"the file {what}", where=where, do="restore a good copy or write it again with qcaps"
-    )
+    return ArtifactError(f"the file {what}", where=where, do="restore a good copy or write it again with qcaps")
 
 
 def unexpected_content(where: str) -> ArtifactError:
@@ -120,9 +118,7 @@ _SIDE_RECORD_BYTES = 64
 _TENSOR_RECORD = re.compile(r"data/(0|[1-9][0-9]{0,8})")
 
 
-def _checked_records(
-    data: bytes, archive: zipfile.ZipFile, limits: Limits, where: str
-) -> dict[str, zipfile.ZipInfo]:
+def _checked_records(data: bytes, archive: zipfile.ZipFile, limits: Limits, where: str) -> dict[str, zipfile.ZipInfo]:
     """Refuse compressed, foreign, repeated, overlapping or oversized entries; give the others by record."""
     records: dict[str, zipfile.ZipInfo] = {}
     entries = sorted(archive.infolist(), key=lambda entry: entry.header_offset)
@@ -186,9 +182,7 @@ _LETTERS = {
 }
 # The storage classes of float32, uint8 and int64, with the bytes of one element.
 _ELEMENT_BYTES = {"torch FloatStorage": 4, "torch ByteStorage": 1, "torch LongStorage": 8}
-_GLOBALS = {"torch._utils _rebuild_tensor_v2": "B", "collections OrderedDict": "O"} | dict.fromkeys(
-    _ELEMENT_BYTES, "C"
-)
+_GLOBALS = {"torch._utils _rebuild_tensor_v2": "B", "collections OrderedDict": "O"} | dict.fromkeys(_ELEMENT_BYTES, "C")
 _INTEGERS = "(?:E|I1|II2|III3|MI+T)"
 # rebuild(storage("storage", class, key, location, elements), offset, shape, stride, False, OrderedDict())
 _TENSOR = re.compile(f"BMMUCUUITQI{_INTEGERS}{_INTEGERS}FOERTR")

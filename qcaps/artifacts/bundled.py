@@ -13,7 +13,7 @@ DEFAULT_CHECKPOINT = "efficient_capsnet_digits.pt"
 
 def bundled_folder(kind: Literal["recipes", "pretrained"]) -> Path:
     """Give the folder of the shipped files: inside an installed package, or at the top of a checkout."""
-    package = Path(qcaps.__file__).parent
+    package = Path(qcaps.__file__).resolve().parent
     installed = package / "bundled" / kind
     return installed if installed.is_dir() else package.parent / kind
 

@@ -76,19 +76,14 @@ def container_bytes(header: Mapping[str, object], tensors: Mapping[str, Tensor])
         raise ValueError("a header needs a schema such as 'qcaps.checkpoint/1', and no 'tensors'")
     # A clone owns exactly its elements: a view would drag the whole storage behind it into the file.
     plain = {
-        name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name in sorted(tensors)
+        name: tensors[name].detach().cpu().clone(memory_format=torch.contiguous_format) for name in sorted(tensors)
     }
     for name, tensor in plain.items():
         if tensor.dtype not in DTYPES:
             raise ValueError(f"tensor {name!r} is {tensor.dtype}, not one of {sorted(DTYPES.values())}")
         if not _finite(tensor):
-            raise QcapsError(
-                f"tensor {quoted(name)} holds NaN or infinity", do="find the step that made them"
-            )
-    text = json.dumps(
-        {**header, "tensors": _manifest(plain)}, sort_keys=True, allow_nan=False, separators=(",", ":")
-    )
+            raise QcapsError(f"tensor {quoted(name)} holds NaN or infinity", do="find the step that made them")
+    text = json.dumps({**header, "tensors": _manifest(plain)}, sort_keys=True, allow_nan=False, separators=(",", ":"))
     # Saving to a path would put the file's own name into the bytes.
     buffer = io.BytesIO()
     torch.save({"header": text, "tensors": plain}, buffer)
@@ -108,9 +103,7 @@ def write_container(path: Path, header: Mapping[str, object], tensors: Mapping[s
     return hashlib.sha256(data).hexdigest()
 
 
-def read_container(
-    path: Path, *, schema: str | tuple[str, ...], limits: Limits = DEFAULT_LIMITS
-) -> Container:
+def read_container(path: Path, *, schema: str | tuple[str, ...], limits: Limits = DEFAULT_LIMITS) -> Container:
     """Read and verify a container of the family, or one of the families, `schema`.
 
     The file is read once: what was checked is what is loaded. Whatever a file declares, memory stays below
@@ -193,9 +186,7 @@ def _check_tensor(name: str, tensor: object, limits: Limits, where: str) -> None
         raise refusal(f"holds {quoted(name)}, which is not a plain tensor", where)
     stored = tensor.untyped_storage().nbytes()
     if not tensor.is_contiguous() or stored != tensor.numel() * tensor.itemsize:
-        raise refusal(
-            f"stores {stored} bytes for tensor {quoted(name)}, not all its elements in order", where
-        )
+        raise refusal(f"stores {stored} bytes for tensor {quoted(name)}, not all its elements in order", where)
     if tensor.dim() > limits.rank:
         raise refusal(f"holds tensor {quoted(name)} with {tensor.dim()} dimensions", where)
     if not _finite(tensor):

@@ -82,9 +82,7 @@ class PrimaryCapsules(nn.Module):
         channels = types * dim
         self.types, self.dim = types, dim
         self.squash_variant, self.squash_eps = squash_variant, squash_eps
-        self.conv = nn.Conv2d(
-            channels_in, channels, kernel_size, stride, groups=channels if depthwise else 1
-        )
+        self.conv = nn.Conv2d(channels_in, channels, kernel_size, stride, groups=channels if depthwise else 1)
         self.sites = Sites("presquash", "out", weights={"weight": "conv.weight", "bias": "conv.bias"})
 
     def forward(self, x: Tensor) -> Tensor:
@@ -125,9 +123,7 @@ class RoutedPrimaryCapsules(nn.Module):
         self.squash_variant, self.squash_eps = squash_variant, squash_eps
         self.conv = nn.Conv2d(channels_in, types * dim, kernel_size, stride, bias=False)
         self.bias = nn.Parameter(torch.empty(types, dim, 1, 1))
-        self.sites = Sites(
-            "votes", "coupling", "sum", "out", weights={"weight": "conv.weight", "bias": "bias"}
-        )
+        self.sites = Sites("votes", "coupling", "sum", "out", weights={"weight": "conv.weight", "bias": "bias"})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features ``(batch, channels, h, w)`` to capsules ``(batch, types·h'·w', dim)``."""
@@ -151,7 +147,9 @@ class ClassCapsules(nn.Module):
         A module that fits :class:`~qcaps.capsules.routing.Routing`.
     """
 
-    def __init__(self, n_in: int, d_in: int, n_out: int, d_out: int, routing: DynamicRouting | SelfAttentionRouting) -> None:
+    def __init__(
+        self, n_in: int, d_in: int, n_out: int, d_out: int, routing: DynamicRouting | SelfAttentionRouting
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_in, n_out, d_in, d_out))
         self.routing = routing

@@ -56,7 +56,7 @@ class Sites(nn.Module):
         self.owner = ""
         self.hook: Hook | None = None
 
-    def forward(self, role: str, array: Tensor, iteration: int | None = None) -> Tensor:
+    def __call__(self, role: str, array: Tensor, iteration: int | None = None) -> Tensor:
         """Pass one array, shape ``(batch, ...)``, through its site."""
         if self.hook is None:
             return array

@@ -3,12 +3,14 @@
 from qcaps.config.evaluate import EvaluateConfig
 from qcaps.config.option import configure, shell_name
 from qcaps.config.quantize import QuantizeConfig
+from qcaps.config.run import RunConfig
 from qcaps.config.sizes import format_size, parse_size
 from qcaps.config.train import TrainConfig
 
 __all__ = [
     "EvaluateConfig",
     "QuantizeConfig",
+    "RunConfig",
     "TrainConfig",
     "configure",
     "format_size",

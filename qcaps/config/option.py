@@ -34,6 +34,8 @@ class About:
         Turns text or a number into the value; raises ValueError with the reason.
     least, most
         Bounds, both allowed.
+    metavar
+        What stands for the value in ``--help``.
     """
 
     help: str
@@ -41,19 +43,21 @@ class About:
     parse: Callable[[object], object] | None = None
     least: float | None = None
     most: float | None = None
+    metavar: str = ""
 
 
 def option(
     default: object,
-    help: str,  # noqa: A002 - the word every command line library uses
+    help: str,
     *,
     names: Registry | None = None,
     parse: Callable[[object], object] | None = None,
     least: float | None = None,
     most: float | None = None,
-) -> Any:  # noqa: ANN401 - the type a dataclass field needs
+    metavar: str = "",
+) -> Any:
     """Declare one option as a dataclass field; see :class:`About`."""
-    about = About(help, names, parse, least, most)
+    about = About(help, names, parse, least, most, metavar)
     return dataclasses.field(default=default, metadata={"about": about})
 
 

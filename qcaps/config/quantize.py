@@ -12,8 +12,6 @@ from qcaps.config.sizes import parse_size
 from qcaps.registry import ROUNDINGS, SEARCHES
 
 
-
-
 def parse_percent(value: object) -> Decimal:
     """Read a percentage exactly as typed.
 
@@ -36,7 +34,10 @@ class QuantizeConfig:
     """Every option of a bit-width search, with its default."""
 
     accuracy_tolerance: Decimal = option(
-        Decimal("0.2"), "Accuracy that may be lost, in percent of the float accuracy.", parse=parse_percent
+        Decimal("0.2"),
+        "Accuracy that may be lost, in percent of the float accuracy.",
+        parse=parse_percent,
+        metavar="PERCENT",
     )
     tolerance_kind: Literal["relative", "absolute"] = option(
         "relative", "relative: percent of the float accuracy; absolute: percentage points."
@@ -45,6 +46,7 @@ class QuantizeConfig:
         None,
         "Largest artifact in MB = 1,000,000 bytes; B, kB, MB, KiB, MiB are understood (default: as small as it gets).",
         parse=parse_size,
+        metavar="SIZE",
     )
     budget_on: Literal["file", "payload"] = option(
         "file", "What the budget limits: the file on disk, or its weight payload alone."
@@ -54,7 +56,10 @@ class QuantizeConfig:
     min_bits: int = option(2, "Smallest width tried; 1 is legal.", least=1, most=16)
     calibration_images: int = option(1024, "Training images that choose the scales.", least=1)
     margin: int = option(
-        10, "Percent of the allowed losses the search keeps in reserve for the report split.", least=0, most=100
+        10,
+        "Percent of the allowed losses the search keeps in reserve for the report split.",
+        least=0,
+        most=100,
     )
     data_dir: Path | None = option(None, "Folder of the data sets (QCAPS_DATA, else ~/.cache/qcaps/data).")
     test_batch_size: int = option(200, "Images per batch; changes speed and memory only.", least=1)

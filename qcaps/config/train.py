@@ -16,7 +16,9 @@ class TrainConfig:
 
     model: str = option("efficient-capsnet", "Network to train.", names=MODELS)
     model_arg: tuple[str, ...] = option(
-        (), "A number of the network, KEY=VALUE, for example routing_passes=1; may be repeated."
+        (),
+        "A number of the network, KEY=VALUE, for example routing_passes=1; may be repeated.",
+        metavar="KEY=VALUE",
     )
     decoder: str = option("fc", "Decoder that reconstructs the image from one capsule.", names=DECODERS)
     dataset: str = option("mnist", "Images to train on.", names=DATASETS)
@@ -39,14 +41,17 @@ class TrainConfig:
         0.0005, "Weight of the reconstruction loss, the sum of squared pixel errors.", least=0
     )
     reconstruction_share: float = option(
-        1.0, "Share of each batch that is reconstructed; less is faster, the loss stays unbiased.", least=0, most=1
+        1.0,
+        "Share of each batch that is reconstructed; less is faster, the loss stays unbiased.",
+        least=0,
+        most=1,
     )
     mixed_precision: Literal["no", "bf16", "fp16"] = option(
         "no", "Number format of the heavy products; bf16 is faster where the processor has it."
     )
     test_batch_size: int = option(200, "Images per batch of the evaluation after each epoch.", least=1)
     seed: int = option(42, "Seed of the initial weights, the order of the images and the augmentation.", least=0)
-    device: str = option("auto", "auto, cpu, cuda or cuda:N.")
+    device: str = option("auto", "auto, cpu, cuda or cuda:N.", metavar="DEVICE")
     threads: int | None = option(None, "Compute threads (default: PyTorch's choice).", least=1)
     out: Path | None = option(None, "Output folder (default: runs/<model>-<dataset>-train).")
     fresh: bool = option(False, "Ignore an interrupted run in the output folder and start again.")

@@ -56,9 +56,7 @@ def shift_augmentation(images: Tensor, generator: torch.Generator) -> Tensor:
     generator
         Source of all draws.
     """
-    return shift(
-        images, _draw_integers((len(images), 2), -_MAX_SHIFT, _MAX_SHIFT, generator).to(images.device)
-    )
+    return shift(images, _draw_integers((len(images), 2), -_MAX_SHIFT, _MAX_SHIFT, generator).to(images.device))
 
 
 def shift_flip_augmentation(images: Tensor, generator: torch.Generator) -> Tensor:
@@ -136,9 +134,7 @@ class EfficientCapsNetDraws:
     patches: Tensor
 
 
-def draw_efficient_capsnet(
-    count: int, generator: torch.Generator, device: torch.device
-) -> EfficientCapsNetDraws:
+def draw_efficient_capsnet(count: int, generator: torch.Generator, device: torch.device) -> EfficientCapsNetDraws:
     """Draw the random numbers for `count` images, and bring them to `device`."""
     rotated = _draw_uniform((count,), generator) < 0.5
     angles = (30 * _draw_normal((count,), generator)).long() * rotated
@@ -181,9 +177,7 @@ def rotate(images: Tensor, angles: Tensor) -> Tensor:
     chosen = images[turned]
     grid = functional.affine_grid(torch.stack([x_row, y_row], dim=1), list(chosen.shape), align_corners=True)
     result = images.clone()
-    result[turned] = functional.grid_sample(
-        chosen, grid, mode="bilinear", padding_mode="zeros", align_corners=True
-    )
+    result[turned] = functional.grid_sample(chosen, grid, mode="bilinear", padding_mode="zeros", align_corners=True)
     return result
 
 

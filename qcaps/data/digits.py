@@ -31,9 +31,7 @@ def read_digits(part: Part, folder: Path, download: bool) -> ImageSet:
     parts = hold_out(labels, TEST_PER_CLASS, TEST_SEED)
     positions = parts.taken if part == "test" else parts.left
     pixels = torch.from_numpy(enlarge(source.images.astype(np.int64)))
-    whole = ImageSet(
-        "digits", part, pixels.unsqueeze(1), labels, torch.arange(len(labels)), DIGITS.class_names
-    )
+    whole = ImageSet("digits", part, pixels.unsqueeze(1), labels, torch.arange(len(labels)), DIGITS.class_names)
     return whole.subset(positions)
 
 

@@ -12,9 +12,7 @@ from qcaps.data.spec import DataSpec
 from qcaps.data.split import hold_out
 
 
-def load_split(
-    spec: DataSpec, split: Split, *, data_dir: Path | None = None, download: bool = True
-) -> ImageSet:
+def load_split(spec: DataSpec, split: Split, *, data_dir: Path | None = None, download: bool = True) -> ImageSet:
     """Read the images of one split, as they are, without scaling or augmentation.
 
     Parameters

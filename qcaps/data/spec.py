@@ -104,9 +104,7 @@ def data_spec_from_dict(data: object, *, where: str) -> DataSpec:
     types = get_type_hints(DataSpec)
     odd = sorted(str(key) for key in data.keys() ^ types.keys())
     if odd:
-        raise ArtifactError(
-            f"the data spec has unknown or missing keys {quoted(', '.join(odd))}", where=where
-        )
+        raise ArtifactError(f"the data spec has unknown or missing keys {quoted(', '.join(odd))}", where=where)
     for name, kind in types.items():
         # Exact types: True is an int to isinstance.
         if type(data[name]) is not kind:

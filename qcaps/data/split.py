@@ -58,6 +58,4 @@ def hold_out(labels: Tensor, per_class: int, seed: int) -> HeldOut:
                 do="hold out fewer",
             )
         is_taken[generator.permutation(positions)[:per_class]] = True
-    return HeldOut(
-        taken=torch.from_numpy(np.flatnonzero(is_taken)), left=torch.from_numpy(np.flatnonzero(~is_taken))
-    )
+    return HeldOut(taken=torch.from_numpy(np.flatnonzero(is_taken)), left=torch.from_numpy(np.flatnonzero(~is_taken)))

@@ -71,9 +71,7 @@ class PairedComparison:
     minimum_detectable_drop: float
 
 
-def compare_paired(
-    *, lost: int, gained: int, images: int, margin: float, confidence: float = 0.95
-) -> PairedComparison:
+def compare_paired(*, lost: int, gained: int, images: int, margin: float, confidence: float = 0.95) -> PairedComparison:
     """Test whether a candidate is at most `margin` worse than its baseline.
 
     Parameters

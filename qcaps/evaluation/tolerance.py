@@ -86,9 +86,7 @@ def parse_tolerance(text: str, kind: ToleranceKind = "relative", *, where: str =
         raise UsageError(error.what, where=where, do=error.do) from error
 
 
-def search_allowance(
-    tolerance: Tolerance, *, correct: int, images: int, margin_pct: int = 10, seeds: int = 1
-) -> int:
+def search_allowance(tolerance: Tolerance, *, correct: int, images: int, margin_pct: int = 10, seeds: int = 1) -> int:
     """Give the net losses a search may spend: K less a margin of `margin_pct` percent of K, rounded down.
 
     The margin keeps the report split from failing by a coin toss.

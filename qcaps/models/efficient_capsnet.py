@@ -117,17 +117,17 @@ class EfficientCapsNetSpec:
 
     def initialise(self, network: CapsuleNetwork, generator: torch.Generator) -> None:
         """Fill the numbers as the authors' code does: He-normal, the primary layer Glorot-uniform, biases 0."""
+        for name, parameter in network.stages.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
         for stage in network.stages.values():
             if isinstance(stage, FeatureConv):
                 he_normal_(stage.conv.weight, stage.conv.weight[0].numel(), generator)
-                nn.init.zeros_(stage.conv.bias)
             elif isinstance(stage, PrimaryCapsules):
                 kernel = stage.conv.weight[0].numel()
                 uniform_(stage.conv.weight, (6 / ((1 + self.conv_channels[-1]) * kernel)) ** 0.5, generator)
-                nn.init.zeros_(stage.conv.bias)
             elif isinstance(stage, ClassCapsules):
                 he_normal_(stage.weight, self.classes * self.class_dim * self.primary_dim, generator)
-                nn.init.zeros_(stage.routing.bias)
         initialise_norms_and_decoder(network, network.decoder, generator)
 
     def folded(self) -> Self:

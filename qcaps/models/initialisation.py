@@ -29,33 +29,32 @@ def uniform_(weight: Tensor, bound: float, generator: torch.Generator) -> None:
 
 
 def torch_default_(module: nn.Module, generator: torch.Generator) -> None:
-    """Fill a convolution or linear layer as PyTorch does: weight and bias uniform in ±1/√fan_in."""
+    """Fill a convolution as PyTorch does: weight and bias uniform in ±1/√fan_in."""
     weight = module.weight
     assert isinstance(weight, Tensor)
-    # A transposed convolution stores (in, out, ...); PyTorch takes its fan-in from the second axis as well.
     bound = 1 / math.sqrt(weight.shape[1] * weight[0, 0].numel())
     uniform_(weight, bound, generator)
     if isinstance(module.bias, Tensor):
         uniform_(module.bias, bound, generator)
 
 
-def initialise_norms_and_decoder(
-    network: nn.Module, decoder: nn.Module | None, generator: torch.Generator
-) -> None:
-    """Reset every batch norm to the identity, and fill a decoder as its papers do.
+def initialise_norms_and_decoder(network: nn.Module, decoder: nn.Module | None, generator: torch.Generator) -> None:
+    """Reset every batch norm to the identity, and fill a decoder: biases 0, hidden layers He-normal.
 
-    Dense layers are He-normal and the last Glorot-normal; transposed convolutions take PyTorch's default.
+    The last dense layer is Glorot-normal. Of a transposed convolution each output sees only
+    in · kernel² / stride² inputs, which is the fan-in used.
     """
     for module in network.modules():
         if isinstance(module, nn.BatchNorm1d | nn.BatchNorm2d):
             module.reset_parameters()
     layers = [m for m in decoder.modules() if isinstance(m, nn.Linear | nn.ConvTranspose2d)] if decoder else []
     for layer in layers:
+        assert layer.bias is not None
+        nn.init.zeros_(layer.bias)
         if isinstance(layer, nn.ConvTranspose2d):
-            torch_default_(layer, generator)
-            continue
-        if layer is layers[-1]:
+            taps = layer.kernel_size[0] * layer.kernel_size[1] // (layer.stride[0] * layer.stride[1])
+            he_normal_(layer.weight, layer.in_channels * max(taps, 1), generator)
+        elif layer is layers[-1]:
             glorot_normal_(layer.weight, layer.in_features, layer.out_features, generator)
         else:
             he_normal_(layer.weight, layer.in_features, generator)
-        nn.init.zeros_(layer.bias)

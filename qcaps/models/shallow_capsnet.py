@@ -86,9 +86,7 @@ class ShallowCapsNetSpec:
             "primary": self._primary(),
             "class_caps": ClassCapsules(n_primary, self.primary_dim, self.classes, self.class_dim, routing),
         }
-        return CapsuleNetwork(
-            stages, length_eps=self.length_eps, decoder=self._decoder(), mask_layout=self.mask_layout
-        )
+        return CapsuleNetwork(stages, length_eps=self.length_eps, decoder=self._decoder(), mask_layout=self.mask_layout)
 
     def initialise(self, network: CapsuleNetwork, generator: torch.Generator) -> None:
         """Fill the numbers as Q-CapsNets does: PyTorch's default, class weights Kaiming-uniform, class bias 0.1."""
@@ -121,7 +119,9 @@ class ShallowCapsNetSpec:
         grid = (left - self.kernel_size) // 2 + 1
         if grid < 1:
             least = 2 * self.kernel_size - 1
-            raise UsageError(f"{self.height}x{self.width} pixels are too few for shallow-capsnet", do=f"it needs {least}")
+            raise UsageError(
+                f"{self.height}x{self.width} pixels are too few for shallow-capsnet", do=f"it needs {least}"
+            )
         return grid
 
     def _primary(self) -> nn.Module:

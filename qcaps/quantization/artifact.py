@@ -176,7 +176,9 @@ def _artifact(container: Container) -> Artifact:
     except (KeyError, RuntimeError, ValueError) as error:
         raise ArtifactError(f"the bit plan does not fit the network: {error}", where=where) from error
     if not passed:
-        raise ArtifactError("the self-test fails: the network does not give the scores it was written with", where=where)
+        raise ArtifactError(
+            "the self-test fails: the network does not give the scores it was written with", where=where
+        )
     return artifact
 
 

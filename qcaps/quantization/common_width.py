@@ -42,9 +42,7 @@ def widths_of(rounding: Rounding, min_bits: int) -> tuple[int, ...]:
     return (*range(max(least, min_bits), kind.max_bits + 1), Float32.bits)
 
 
-def search_common_width(
-    judge: Callable[[int], Trial], widths: Sequence[int], fits: Callable[[int], bool]
-) -> Found:
+def search_common_width(judge: Callable[[int], Trial], widths: Sequence[int], fits: Callable[[int], bool]) -> Found:
     """Find the smallest width that holds the tolerance, by bisection, and hold it against the budget.
 
     Parameters

@@ -8,17 +8,14 @@ exponent of a logarithmic format), then the codes in row-major order. Float32 te
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from qcaps.errors import ArtifactError
+from qcaps.errors import ArtifactError, quoted
 from qcaps.quantization.formats import FixedPoint, Logarithmic, PackedFormat, Rounding
 from qcaps.quantization.rounding import decode, encode
-
-PackedKind = Literal["fixed_point", "logarithmic"]
 
 
 def segment_bytes(count: int, bits: int) -> int:
@@ -26,9 +23,7 @@ def segment_bytes(count: int, bits: int) -> int:
     return 1 + _stream_bytes(count, bits)
 
 
-def pack_segment(
-    values: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None = None
-) -> Tensor:
+def pack_segment(values: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None = None) -> Tensor:
     """Round a tensor and pack it, scale first.
 
     Parameters
@@ -59,7 +54,7 @@ def pack_segment(
 
 
 def unpack_segment(
-    segment: Tensor, kind: PackedKind, bits: int, shape: tuple[int, ...], *, where: str
+    segment: Tensor, kind: str, bits: int, shape: tuple[int, ...], *, where: str
 ) -> tuple[Tensor, PackedFormat]:
     """Read a segment that a stranger may have written.
 
@@ -68,7 +63,8 @@ def unpack_segment(
     segment
         uint8, one dimension.
     kind, bits, shape
-        What the header of the file says about the tensor; the shape is already known to be the network's.
+        What the header of the file says about the tensor. The kind is that of a format's plain data; the
+        shape is already known to be the network's.
     where
         File and tensor, for the message.
 
@@ -88,10 +84,10 @@ def unpack_segment(
         raise ArtifactError(f"a segment does not have its {expected} bytes", where=where)
     scale = int(segment[:1].view(torch.int8))
     try:
-        fmt = FixedPoint(bits, -scale) if kind == "fixed_point" else Logarithmic(bits, scale)
+        fmt = _format(kind, bits, scale)
     except ValueError as error:
         raise ArtifactError(str(error), where=where) from error
-    codes = unpack_codes(segment[1:], bits, count, signed=kind == "fixed_point", where=where)
+    codes = unpack_codes(segment[1:], bits, count, signed=isinstance(fmt, FixedPoint), where=where)
     if isinstance(fmt, Logarithmic) and bool((codes == fmt.invalid_code).any()):
         raise ArtifactError("a segment holds the invalid code minus zero", where=where)
     return decode(codes, fmt).view(shape), fmt
@@ -141,6 +137,16 @@ def unpack_codes(data: Tensor, bits: int, count: int, *, signed: bool, where: st
     codes = torch.from_numpy(words.view("<u2").astype(np.int32).reshape(count))
     sign = 1 << (bits - 1) if signed else 0
     return (codes ^ sign) - sign
+
+
+def _format(kind: str, bits: int, scale: int) -> PackedFormat:
+    """Put a format together from what header and segment say."""
+    match kind:
+        case "fixed_point":
+            return FixedPoint(bits, -scale)
+        case "logarithmic":
+            return Logarithmic(bits, scale)
+    raise ValueError(f"codes of the kind {quoted(kind)} are unknown")
 
 
 def _stream_bytes(count: int, bits: int) -> int:

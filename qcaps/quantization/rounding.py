@@ -60,9 +60,7 @@ def quantize(x: Tensor, fmt: NumberFormat, rounding: Rounding, uniforms: Tensor 
     return Rounded(grid, saturated)
 
 
-def encode(
-    x: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None = None
-) -> tuple[Tensor, int]:
+def encode(x: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None = None) -> tuple[Tensor, int]:
     """Round an array to integer codes; parameters and errors as for `quantize`.
 
     Returns

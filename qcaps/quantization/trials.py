@@ -120,9 +120,7 @@ class Bench:
         StoppedError
             If `stop` said so; finished measurements are in the journal.
         """
-        key = content_key(
-            *content, self._images_sha256, self.divisor, NUMERICS_VERSION, torch.__version__, "cpu"
-        )
+        key = content_key(*content, self._images_sha256, self.divisor, NUMERICS_VERSION, torch.__version__, "cpu")
         self.image_forwards += len(self.images)
         known = self.journal.get(key)
         if known is not None and len(known) == len(self.images):
@@ -174,8 +172,7 @@ def try_width(
     with weights_replaced(subject.network, round_weights(subject.network, plan, subject.seed).tensors):
         content = ("plan", _content(subject.network), plan_to_dict(plan))
         measurements = tuple(
-            bench.measure(ArrayRounder(plan, s).predictor(subject.network), (*content, s), phase)
-            for s in subject.seeds
+            bench.measure(ArrayRounder(plan, s).predictor(subject.network), (*content, s), phase) for s in subject.seeds
         )
         first = measurements[0]
         record = _record(bench, baseline, first.correct, predictions_sha256(first.predictions))

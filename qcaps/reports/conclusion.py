@@ -40,9 +40,7 @@ def conclude(promises: tuple[Promise, ...], models: tuple[QuantizedModel, ...]) 
     return "satisfied" if all(promise.kept for promise in promises) else "report split fails"
 
 
-def message(
-    conclusion: Conclusion, models: tuple[QuantizedModel, ...], limits: Limits, final: Score
-) -> str:
+def message(conclusion: Conclusion, models: tuple[QuantizedModel, ...], limits: Limits, final: Score) -> str:
     """Say in one line what was reached, or what is missing and by how much.
 
     Parameters
@@ -58,7 +56,7 @@ def message(
     if conclusion == "satisfied":
         return (
             f"satisfied: {small.bits} bits in {size}, {found.score.correct} of {final.images} {final.split} images "
-            f"right ({100 * found.score.accuracy:.2f} %) against {final.correct} ({100 * final.accuracy:.2f} %) in float"
+            f"({100 * found.score.accuracy:.2f} %) against {final.correct} ({100 * final.accuracy:.2f} %) in float"
         )
     if conclusion == "report split fails":
         return (
@@ -79,8 +77,8 @@ def warnings(models: tuple[QuantizedModel, ...], uniform_note: str) -> tuple[str
     for result in (models[0].search, models[0].report):
         if result.allowed < FEW_LOSSES:
             found.append(
-                f"the {result.score.split} split of {result.score.images} images allows only {result.allowed} net losses: "
-                "it is too small for this tolerance"
+                f"the {result.score.split} split of {result.score.images} images allows only {result.allowed} net "
+                "losses: it is too small for this tolerance"
             )
     return (*found, *((uniform_note,) if uniform_note else ()))
 

@@ -13,9 +13,7 @@ from qcaps.quantization.plan import BitPlan
 from qcaps.reports.quantization import Layer
 
 
-def layer_table(
-    plan: BitPlan, calibration: Calibration, saturation: Mapping[str, Saturation]
-) -> tuple[Layer, ...]:
+def layer_table(plan: BitPlan, calibration: Calibration, saturation: Mapping[str, Saturation]) -> tuple[Layer, ...]:
     """List every site of a plan, weights first.
 
     Parameters

@@ -37,7 +37,9 @@ def percent(share: float) -> str:
 def _promise_rows(report: QuantizationReport) -> Iterable[Sequence[str]]:
     for p in report.promises:
         limit, found = (
-            (format_size(int(p.limit)), format_size(int(p.found))) if p.unit == "bytes" else (f"{p.limit:g}", f"{p.found:g}")
+            (format_size(int(p.limit)), format_size(int(p.found)))
+            if p.unit == "bytes"
+            else (f"{p.limit:g}", f"{p.found:g}")
         )
         unit = "" if p.unit == "bytes" else f" {p.unit}"
         yield p.name, limit + unit, found + unit, "yes" if p.kept else "**no**"
@@ -60,8 +62,16 @@ def _figure_rows(report: QuantizationReport) -> list[Sequence[str]]:
         row("file", "", (format_size(m.file_bytes) for m in models)),
         row("weight payload", format_size(float_bytes), (_payload(m) for m in models)),
         row("activations per image", "", (_activations(m) for m in models)),
-        row(f"accuracy, {search.split} ({search.images} images)", percent(search.accuracy), (percent(m.search.score.accuracy) for m in models)),
-        row(f"accuracy, {final.split} ({final.images} images)", _interval(final), (_interval(m.report.score) for m in models)),
+        row(
+            f"accuracy, {search.split} ({search.images} images)",
+            percent(search.accuracy),
+            (percent(m.search.score.accuracy) for m in models),
+        ),
+        row(
+            f"accuracy, {final.split} ({final.images} images)",
+            _interval(final),
+            (_interval(m.report.score) for m in models),
+        ),
         row(f"lost / gained, {search.split}", "", (f"{m.search.lost} / {m.search.gained}" for m in models)),
         row(f"lost / gained, {final.split}", "", (f"{m.report.lost} / {m.report.gained}" for m in models)),
         row("claim at 95 %", "", (m.report.comparison.verdict for m in models)),

@@ -214,7 +214,11 @@ class _Run:
         batch = self.data.train.subset(positions)
         key = (self.config.seed, self.position.epoch, self.position.step)
         images = self.data.augment(to_float(batch.pixels, self.data.divisor), _generator(*key))
-        rank, world, device = self.accelerator.process_index, self.accelerator.num_processes, self.accelerator.device
+        rank, world, device = (
+            self.accelerator.process_index,
+            self.accelerator.num_processes,
+            self.accelerator.device,
+        )
         images = images[rank::world].to(device).contiguous(memory_format=torch.channels_last)
         return images, batch.labels[rank::world].to(device)
 

@@ -19,7 +19,8 @@ def learning_rate(config: TrainConfig, step: int, steps_per_epoch: int) -> float
         Steps in one epoch.
     """
     t = step if config.decay_per == "step" else step // steps_per_epoch
-    return max(config.lr * config.decay_rate ** (t / config.decay_steps), config.lr_floor)
+    decay: float = config.decay_rate ** (t / config.decay_steps)
+    return max(config.lr * decay, config.lr_floor)
 
 
 def margins(config: TrainConfig, epoch: int) -> Margins:

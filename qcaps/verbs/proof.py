@@ -101,9 +101,7 @@ def _model(
         rounder = _artifact(file).rounder(seed)
         measured.append(_measured(e, rounder.predictor(file.network), f"report split: {file.path.name}"))
         saturation.append(rounder.saturation)
-    allowed = limits.tolerance.allowed_losses(
-        correct=final.correct, images=final.images, seeds=len(measured)
-    )
+    allowed = limits.tolerance.allowed_losses(correct=final.correct, images=final.images, seeds=len(measured))
     verdict = summed_verdict(final, tuple(measured), allowed)
     float_bytes = 4 * sum(t.numel() for t in encoder_tensors(e.source.network()).values())
     activations, float_activations = activation_bytes(trial.plan, e.subject.calibration)

@@ -26,7 +26,7 @@ from qcaps.models.spec import build
 from qcaps.progress import OnProgress, silent
 from qcaps.quantization.artifact import Artifact, artifact_bytes, payload_bytes
 from qcaps.quantization.calibration import calibrate
-from qcaps.quantization.common_width import Found, search_common_width, widths_of
+from qcaps.quantization.common_width import Found, widths_of
 from qcaps.quantization.folding import fold_batch_norms
 from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, NumberFormat, Rounding
 from qcaps.quantization.limits import Limits
@@ -43,9 +43,7 @@ from qcaps.verbs.proof import Evidence, prove
 FILES = ("satisfied.pt", "memory.pt", "accuracy.pt")
 
 
-def quantize(
-    checkpoint: Path | str | None = None, *, on_progress: OnProgress = silent, **options: object
-) -> Outcome:
+def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = silent, **options: object) -> Outcome:
     """Search bit widths under a tolerance and a budget; write artifacts, report.json and report.md.
 
     Parameters
@@ -150,9 +148,7 @@ def _refuse_the_impossible(job: _Job) -> None:
     model = job.folded.model
     blank = build(model)
     arrays = array_sites(blank, (model.channels, model.height, model.width))
-    plan = BitPlan(
-        job.rounding, dict.fromkeys(weight_sites(blank), narrow), dict.fromkeys(arrays, narrow)
-    )
+    plan = BitPlan(job.rounding, dict.fromkeys(weight_sites(blank), narrow), dict.fromkeys(arrays, narrow))
     network = job.folded.network()
     shortest = Artifact(model, job.source.data, plan, 0, network, {})
     payload = payload_bytes(network, plan)
@@ -187,9 +183,7 @@ def _search(job: _Job, bench: Bench, subject: Subject, baseline: Measurement) ->
     config, limits = job.config, job.limits
 
     def judge(bits: int) -> Trial:
-        return try_width(
-            bench, subject, bits, baseline=baseline, tolerance=limits.tolerance, margin_pct=config.margin
-        )
+        return try_width(bench, subject, bits, baseline=baseline, tolerance=limits.tolerance, margin_pct=config.margin)
 
     def fits(bits: int) -> bool:
         return limits.fits(*size_of_width(bench, subject, bits, baseline=baseline))

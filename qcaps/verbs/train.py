@@ -165,7 +165,11 @@ def _outcome(checkpoint: Checkpoint, best: EpochRecord, path: Path, table: Path,
         "dataset": checkpoint.data.dataset,
         "parameters": parameter_count(checkpoint.network()),
         "best_epoch": best.epoch,
-        "validation": {"correct": best.validation_correct, "images": best.validation_images, "accuracy": accuracy},
+        "validation": {
+            "correct": best.validation_correct,
+            "images": best.validation_images,
+            "accuracy": accuracy,
+        },
     }
     line = (
         f"{checkpoint.model.architecture} on {checkpoint.data.dataset}: validation accuracy {100 * accuracy:.2f} % "

@@ -118,3 +118,11 @@ def test_the_indices_stay_as_they_are_and_no_generator_is_used() -> None:
     uniforms(1, "a.out", images, 3)
     assert images.tolist() == [5, 6]
     assert torch.equal(state, torch.get_rng_state())
+
+
+def test_draws_are_float32_whatever_the_default_dtype() -> None:
+    torch.set_default_dtype(torch.float64)
+    try:
+        assert uniforms(1, "a.out", torch.tensor([5]), 3).dtype == torch.float32
+    finally:
+        torch.set_default_dtype(torch.float32)

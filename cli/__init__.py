@@ -1,0 +1,1 @@
+"""The ``qcaps`` command: parse, call the verb, print."""

@@ -1,0 +1,144 @@
+"""``qcaps eval``: accuracy, size, cost and latency of checkpoints and artifacts."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from qcaps.evaluation.cost import stage_costs
+
+from qcaps.artifacts.bundled import find_checkpoint
+from qcaps.config import EvaluateConfig, configure
+from qcaps.data.images import ImageSet
+from qcaps.data.load import load_split
+from qcaps.data.spec import DataSpec, data_spec
+from qcaps.errors import StoppedError, UsageError
+from qcaps.evaluation.latency import Latency, measure_latency
+from qcaps.evaluation.measure import Measurement, measure
+from qcaps.evaluation.statistics import wilson_interval
+from qcaps.models.network import encoder_tensors, parameter_count
+from qcaps.progress import OnProgress, silent
+from qcaps.quantization.artifact import Loaded, load, payload_bytes, predictions_sha256
+from qcaps.reports.evaluation import ClassScore, Evaluation, evaluation_lines
+from qcaps.verbs.interruption import stoppable
+from qcaps.verbs.outcome import Outcome
+
+
+def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: object) -> Outcome:
+    """Score checkpoints and artifacts on one split of their images.
+
+    Parameters
+    ----------
+    files
+        Files or names of shipped ones; none means the shipped default.
+    on_progress
+        Told after every batch.
+    options
+        The fields of :class:`~qcaps.config.EvaluateConfig`.
+
+    Returns
+    -------
+    Outcome
+        Its document has one entry per file: accuracy with its 95 % interval, per class, parameters, MACs, bytes
+        and latency.
+
+    Raises
+    ------
+    UsageError
+        If an option is wrong or images are missing.
+    ArtifactError
+        If a file is unreadable.
+    """
+    config = configure(EvaluateConfig, options)
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    paths = [find_checkpoint(Path(file)) for file in files] or [find_checkpoint(None)]
+    loaded = [load(path) for path in paths]
+    with stoppable() as stop:
+        entries = [_evaluation(file, config, on_progress, stop) for file in loaded]
+    timed = [_latencies(file, config) if config.latency else () for file in loaded]
+    document = {
+        "schema": "qcaps.eval/1",
+        "files": [dataclasses.asdict(entry) for entry in entries],
+        "run": {"latency": [[dataclasses.asdict(one) for one in each] for each in timed]},
+    }
+    lines = (evaluation_lines(entry, each) for entry, each in zip(entries, timed, strict=True))
+    return Outcome(0, (), document, tuple(itertools.chain.from_iterable(lines)))
+
+
+def _evaluation(file: Loaded, config: EvaluateConfig, on_progress: OnProgress, stop: Callable[[], bool]) -> Evaluation:
+    """Evaluate one file."""
+    spec = _data(file, config)
+    images = load_split(spec, config.split, data_dir=config.data_dir)
+    model = file.model
+    if images.pixels.shape[1:] != (model.channels, model.height, model.width):
+        shape = "x".join(map(str, images.pixels.shape[1:]))
+        wanted = f"{model.channels}x{model.height}x{model.width}"
+        raise UsageError(f"{spec.dataset} has {shape} images, the network wants {wanted}", where=str(file.path))
+    try:
+        measured = measure(
+            file.predictor(seed=config.seed),
+            images,
+            divisor=spec.divisor,
+            batch_size=config.test_batch_size,
+            phase=f"evaluate {file.path.name}",
+            on_progress=on_progress,
+            stop=stop,
+        )
+    except StoppedError as error:
+        raise StoppedError(error.what, where=str(file.path), do="nothing was written") from error
+    weight_bytes = 4 * sum(tensor.numel() for tensor in encoder_tensors(file.network).values())
+    if file.artifact is not None:
+        weight_bytes = payload_bytes(file.network, file.artifact.plan)
+    stages = stage_costs(file.network, (model.channels, model.height, model.width))
+    return Evaluation(
+        file=str(file.path),
+        sha256=file.sha256,
+        kind="checkpoint" if file.artifact is None else "artifact",
+        model=model.architecture,
+        dataset=spec.dataset,
+        split=config.split,
+        images=measured.images,
+        correct=measured.correct,
+        accuracy=measured.accuracy,
+        interval=wilson_interval(measured.correct, measured.images),
+        per_class=_per_class(measured, images),
+        predictions_sha256=predictions_sha256(measured.predictions),
+        parameters=parameter_count(file.network),
+        macs=sum(stage.macs for stage in stages),
+        stages=stages,
+        weight_bytes=weight_bytes,
+        file_bytes=file.file_bytes,
+    )
+
+
+def _data(file: Loaded, config: EvaluateConfig) -> DataSpec:
+    """Take the images the network was trained on, or those asked for, prepared the same way."""
+    if config.dataset is None or config.dataset == file.data.dataset:
+        return file.data
+    return data_spec(config.dataset, divisor=file.data.divisor, split_seed=file.data.split_seed)
+
+
+def _per_class(measured: Measurement, images: ImageSet) -> tuple[ClassScore, ...]:
+    rows = []
+    for label, name in enumerate(images.class_names):
+        mine = measured.labels == label
+        rows.append(ClassScore(name, int(mine.sum()), int(measured.hits[mine].sum())))
+    return tuple(rows)
+
+
+def _latencies(file: Loaded, config: EvaluateConfig) -> tuple[Latency, ...]:
+    """Time one image, and one batch; what they show makes no difference."""
+    predict, model = file.predictor(seed=config.seed), file.model
+    found = []
+    for size in sorted({1, config.test_batch_size}):
+        pixels = torch.zeros(size, model.channels, model.height, model.width)
+        forward = functools.partial(predict, pixels, torch.arange(size))
+        with torch.inference_mode():
+            found.append(measure_latency(forward, batch_size=size, clock=time.perf_counter))
+    return tuple(found)

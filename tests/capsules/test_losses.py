@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, Margins, margin_loss, reconstruction_loss
+
+
+def slow_margin_loss(scores, label, margins):
+    total = 0.0
+    for j, score in enumerate(scores):
+        if j == label:
+            total += max(0.0, margins.present - score) ** 2
+        else:
+            total += margins.absent_weight * max(0.0, score - margins.absent) ** 2
+    return total
+
+
+def test_normal_and_hard_margins_are_the_published_ones():
+    assert NORMAL_MARGINS == Margins(present=0.9, absent=0.1, absent_weight=0.5)
+    assert HARD_MARGINS == Margins(present=0.95, absent=0.05, absent_weight=0.8)
+
+
+def test_margin_loss_of_two_images_by_hand():
+    scores = torch.tensor([[0.5, 0.3, 0.0], [0.2, 0.95, 0.1]], dtype=torch.float64)
+    # (0.9-0.5)² + 0.5·(0.3-0.1)² = 0.16 + 0.02; the second has 0.5·(0.2-0.1)² alone.
+    expected = torch.tensor([0.18, 0.005], dtype=torch.float64)
+    torch.testing.assert_close(margin_loss(scores, torch.tensor([0, 1])), expected)
+
+
+def test_hard_margin_loss_by_hand():
+    scores = torch.tensor([[0.92, 0.1]], dtype=torch.float64)
+    # (0.95-0.92)² + 0.8·(0.1-0.05)² = 0.0009 + 0.002
+    expected = torch.tensor([0.0029], dtype=torch.float64)
+    torch.testing.assert_close(margin_loss(scores, torch.tensor([0]), HARD_MARGINS), expected)
+
+
+@pytest.mark.parametrize("margins", [NORMAL_MARGINS, HARD_MARGINS], ids=["normal", "hard"])
+def test_margin_loss_is_its_formula_image_by_image(margins):
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.rand(20, 10, generator=generator, dtype=torch.float64)
+    labels = torch.randint(10, (20,), generator=generator)
+    expected = [slow_margin_loss(s, y, margins) for s, y in zip(scores.tolist(), labels.tolist(), strict=True)]
+    torch.testing.assert_close(margin_loss(scores, labels, margins), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_confident_right_answer_costs_nothing():
+    assert margin_loss(torch.tensor([[0.05, 0.93, 0.1]]), torch.tensor([1])).item() == 0
+
+
+def test_the_gradient_of_the_margin_loss_is_its_finite_difference():
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.rand(4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 3, 4, 1])
+    assert torch.autograd.gradcheck(lambda s: margin_loss(s, labels, HARD_MARGINS), scores)
+
+
+def test_reconstruction_loss_sums_the_squared_errors_of_each_image():
+    images = torch.tensor([[[[0.0, 1.0], [0.5, 0.25]]], [[[1.0, 1.0], [1.0, 1.0]]]])
+    drawn = torch.tensor([[[[0.5, 1.0], [0.0, 0.25]]], [[[0.0, 1.0], [1.0, 0.75]]]])
+    assert reconstruction_loss(drawn, images).tolist() == [0.5, 1.0625]
+
+
+def test_the_sum_weighted_as_by_sabour_equals_the_mean_weighted_as_by_efficient_capsnet():
+    generator = torch.Generator().manual_seed(2)
+    images, drawn = torch.rand(2, 3, 1, 28, 28, generator=generator)
+    mean = torch.nn.functional.mse_loss(drawn, images)
+    torch.testing.assert_close(0.0005 * reconstruction_loss(drawn, images).mean(), 0.392 * mean)
+
+
+def test_the_reconstruction_loss_of_half_precision_is_computed_in_single():
+    images, drawn = torch.zeros(1, 1, 300, 300), torch.ones(1, 1, 300, 300, dtype=torch.float16)
+    assert reconstruction_loss(drawn, images).tolist() == [90_000.0]  # beyond float16

@@ -1,0 +1,44 @@
+"""Fixtures that all tests share: fixed seeds, real data, and one small network trained once."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import qcaps
+
+# A tiny Efficient-CapsNet: 2 primary capsules, some 6,000 values, trained in seconds.
+TINY = ["conv_channels=[8, 8, 8, 16]", "norm_momentum=0.1"]
+
+
+@pytest.fixture(autouse=True)
+def _fixed_seeds() -> None:
+    torch.manual_seed(0)
+    np.random.seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("QCAPS_CACHE", "QCAPS_DEBUG", "NO_COLOR", "FORCE_COLOR", "CI", "GITHUB_STEP_SUMMARY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def data_dir() -> Path:
+    """Give the folder of real images, or skip the test."""
+    folder = os.environ.get("QCAPS_DATA")
+    if not folder:
+        pytest.skip("QCAPS_DATA names no folder of real images")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train a tiny network on the embedded digits, once for all tests; nobody writes into its folder."""
+    out = tmp_path_factory.mktemp("tiny")
+    qcaps.train(dataset="digits", epochs=4, lr=0.005, batch_size=32, decoder="none", model_arg=TINY, out=out)
+    return out / "checkpoint.pt"
