@@ -161,9 +161,13 @@ def _clamped(
     # Draws of 1 and 0 send the smallest value down and the largest up, as far as any draw could.
     first, last = _rounded(ends, fmt, rounding, ends.new_tensor([1.0, 0.0])).tolist()
     fits = lowest <= first and last <= highest
-    grid = torch.empty(x.shape, dtype=x.dtype, device=x.device)
-    values, targets = x.detach().flatten(), grid.view(-1)
-    draws = None if uniforms is None else uniforms.reshape(values.shape)
+    x, draws = x.detach(), None
+    if torch.empty_like(x).stride() != x.stride():  # x overlaps itself or has gaps
+        x = x.contiguous()
+    grid = torch.empty_like(x)
+    if uniforms is not None:
+        draws = _in_memory_order(torch.empty_like(x).copy_(uniforms.reshape(x.shape)))
+    values, targets = _in_memory_order(x), _in_memory_order(grid)
     counts = []
     for start in range(0, len(values), _BLOCK):
         block = slice(start, start + _BLOCK)
@@ -176,6 +180,11 @@ def _clamped(
 
 # Values rounded at a time: few enough for scratch tensors to stay in the cache, and for exact float counts.
 _BLOCK = 1 << 18
+
+
+def _in_memory_order(x: Tensor) -> Tensor:
+    """View a tensor without gaps as one row, so that channels-last arrays need no copy."""
+    return x.as_strided((x.numel(),), (1,))
 
 
 def _range(fmt: PackedFormat) -> tuple[float, float]:

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcaps.artifacts import journal as journal_module
@@ -17,6 +17,8 @@ from qcaps.errors import ArtifactError, UsageError
 
 KEY = content_key("candidate", 1)
 OTHER = content_key("candidate", 2)
+# Files are slow on a busy machine; a deadline would fail there without a reason.
+BRIEFLY = settings(deadline=None, max_examples=50)
 
 
 @pytest.fixture
@@ -95,10 +97,9 @@ def test_a_thousand_predictions_take_below_three_bytes_each(path: Path) -> None:
     assert path.stat().st_size - before < 3000
 
 
+@BRIEFLY
 @given(st.lists(st.lists(st.integers(0, 65535), min_size=1, max_size=9), min_size=1, max_size=4))
-def test_any_predictions_come_back_exactly(
-    tmp_path_factory: pytest.TempPathFactory, ranges: list[list[int]]
-) -> None:
+def test_any_predictions_come_back_exactly(tmp_path_factory: pytest.TempPathFactory, ranges: list[list[int]]) -> None:
     path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
     expected: list[int] = []
     with Journal.open(path) as journal:
@@ -183,6 +184,7 @@ def test_a_file_that_is_no_journal_is_refused_and_left_alone(path: Path, text: b
     assert path.read_bytes() == text
 
 
+@BRIEFLY
 @given(st.binary(max_size=200))
 def test_random_bytes_after_the_first_line_give_a_journal_or_an_artifact_error(
     tmp_path_factory: pytest.TempPathFactory, noise: bytes

@@ -49,14 +49,10 @@ def test_a_reader_of_the_old_file_keeps_the_old_bytes(tmp_path: Path) -> None:
 def test_permissions_follow_the_umask_like_those_of_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").write_bytes(b"")
     atomic_write(tmp_path / "model.pt", b"")
-    assert stat.S_IMODE((tmp_path / "model.pt").stat().st_mode) == stat.S_IMODE(
-        (tmp_path / "plain").stat().st_mode
-    )
+    assert stat.S_IMODE((tmp_path / "model.pt").stat().st_mode) == stat.S_IMODE((tmp_path / "plain").stat().st_mode)
 
 
-def test_the_bytes_reach_the_disk_before_the_name_changes(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_bytes_reach_the_disk_before_the_name_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, replace = os.fsync, os.replace
 
@@ -110,9 +106,7 @@ def test_an_interrupt_leaves_no_temporary_file(tmp_path: Path, monkeypatch: pyte
 
 
 @pytest.mark.parametrize("folder", ["missing", "file"])
-def test_a_missing_folder_or_a_file_in_its_place_is_one_line_that_names_the_path(
-    tmp_path: Path, folder: str
-) -> None:
+def test_a_missing_folder_or_a_file_in_its_place_is_one_line_that_names_the_path(tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").write_bytes(b"")
     path = tmp_path / folder / "model.pt"
     with pytest.raises(UsageError) as caught:
