@@ -1,0 +1,1 @@
+"""Squash, routing, capsule layers, decoders, masking and losses."""

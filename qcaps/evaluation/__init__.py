@@ -1,0 +1,1 @@
+"""Predictions, what they allow one to claim, cost and latency."""

@@ -1,0 +1,1 @@
+"""Formats, rounding, bit plans, packing, artifacts and the bit-width searches."""

@@ -1,0 +1,1 @@
+"""Recipes: YAML, its schema, overrides and the runner."""

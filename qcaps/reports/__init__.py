@@ -1,0 +1,1 @@
+"""From results to JSON, Markdown and text."""

@@ -1,0 +1,1 @@
+"""One Python call per verb: load, work, write, report."""
