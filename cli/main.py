@@ -9,13 +9,13 @@ import warnings
 from collections.abc import Sequence
 from types import ModuleType
 
-import click
 import typer
+from typer.exceptions import Abort, TyperException
 from qcaps_cli import evaluate, listing, quantize, recipe, train
 from qcaps_cli.output import Output, print_to_stderr
 
 import qcaps
-from qcaps.errors import QcapsError, QcapsWarning, one_line, shortened
+from qcaps.errors import QcapsError, QcapsWarning, UsageError, one_line, shortened
 
 EXIT_BUG, EXIT_INTERRUPTED, EXIT_CLOSED_PIPE = 70, 130, 141
 
@@ -80,10 +80,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         output.error(error.what, error.where, error.do, error.exit_code)
         return error.exit_code
-    except click.ClickException as error:
-        output.error(error.format_message().rstrip("."), "", "see --help", error.exit_code)
-        return error.exit_code
-    except (KeyboardInterrupt, click.Abort):
+    except TyperException as error:
+        output.error(error.format_message().rstrip("."), "", "see --help", UsageError.exit_code)
+        return UsageError.exit_code
+    except (KeyboardInterrupt, Abort):
         print_to_stderr("interrupted")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
@@ -108,7 +108,7 @@ def _modern(words: list[str]) -> list[str]:
             continue
         name = name.replace("_", "-")
         if name in RETIRED:
-            raise click.UsageError(f"{name} is retired: {RETIRED[name]}")
+            raise UsageError(f"{name} is retired", do=RETIRED[name])
         name = OLD_NAMES.get(name, name)
         found.append(name + equals + (OLD_VALUES.get(value, value) if name == "--rounding" else value))
     return found

@@ -6,13 +6,43 @@ Every factory takes the same four arguments, so that a registry name is all a ne
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 from torch import nn
 
+from qcaps.capsules.masking import MaskLayout
 from qcaps.errors import UsageError
+from qcaps.registry import DECODERS
 
 ImageShape = tuple[int, int, int]
 DecoderFactory = Callable[[int, int, ImageShape, bool], nn.Module | None]
+
+
+def build_decoder(
+    name: str, *, classes: int, dim: int, layout: MaskLayout, image: ImageShape, batch_norm: bool
+) -> nn.Module | None:
+    """Build the decoder of a network by its registry name.
+
+    Parameters
+    ----------
+    name
+        Registry name.
+    classes, dim
+        Of the class capsules.
+    layout
+        What the decoder is given; see :func:`~qcaps.capsules.masking.mask_capsules`.
+    image
+        Channels, height and width of the image to draw.
+    batch_norm
+        Normalise the hidden layers.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown, or the decoder cannot draw such images.
+    """
+    factory = cast("DecoderFactory", DECODERS.load(name, where="decoder"))
+    return factory(dim * (classes if layout == "zeros" else 1), classes, image, batch_norm)
 
 
 def no_decoder(inputs: int, classes: int, image: ImageShape, batch_norm: bool) -> None:

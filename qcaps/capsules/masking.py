@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 MaskLayout = Literal["zeros", "select"]
-MASK_LAYOUTS: tuple[str, ...] = get_args(MaskLayout)
 
 
 def mask_capsules(capsules: Tensor, kept: Tensor, layout: MaskLayout) -> Tensor:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 SquashVariant = Literal["hinton_ratio", "hinton", "hinton_sqrt", "efficient"]
-SQUASH_VARIANTS: tuple[str, ...] = get_args(SquashVariant)
 
 # Below this squared length a vector counts as zero, so that the root keeps a finite gradient.
 TINY = 1e-30

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import nn
 
-from qcaps.capsules.decoders import DecoderFactory
+from qcaps.capsules.decoders import build_decoder
 from qcaps.capsules.layers import ClassCapsules, FeatureConv, PrimaryCapsules
 from qcaps.capsules.masking import MaskLayout
 from qcaps.capsules.routing import SelfAttentionRouting
@@ -22,7 +22,6 @@ from qcaps.capsules.squash import SquashVariant
 from qcaps.errors import UsageError
 from qcaps.models.initialisation import he_normal_, initialise_norms_and_decoder, uniform_
 from qcaps.models.network import CapsuleNetwork
-from qcaps.registry import DECODERS
 
 
 @dataclass(frozen=True)
@@ -159,6 +158,11 @@ class EfficientCapsNetSpec:
         return sizes[0], sizes[1]
 
     def _decoder(self) -> nn.Module | None:
-        factory = cast("DecoderFactory", DECODERS.load(self.decoder, where="decoder"))
-        inputs = self.class_dim * (self.classes if self.mask_layout == "zeros" else 1)
-        return factory(inputs, self.classes, (self.channels, self.height, self.width), self.decoder_norm)
+        return build_decoder(
+            self.decoder,
+            classes=self.classes,
+            dim=self.class_dim,
+            layout=self.mask_layout,
+            image=(self.channels, self.height, self.width),
+            batch_norm=self.decoder_norm,
+        )

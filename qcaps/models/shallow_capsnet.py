@@ -14,7 +14,7 @@ from typing import ClassVar, Literal, Self, cast
 import torch
 from torch import nn
 
-from qcaps.capsules.decoders import DecoderFactory
+from qcaps.capsules.decoders import build_decoder
 from qcaps.capsules.layers import ClassCapsules, FeatureConv, PrimaryCapsules, RoutedPrimaryCapsules
 from qcaps.capsules.masking import MaskLayout
 from qcaps.capsules.routing import DynamicRouting
@@ -22,7 +22,6 @@ from qcaps.capsules.squash import SquashVariant
 from qcaps.errors import UsageError
 from qcaps.models.initialisation import initialise_norms_and_decoder, torch_default_, uniform_
 from qcaps.models.network import CapsuleNetwork
-from qcaps.registry import DECODERS
 
 
 @dataclass(frozen=True)
@@ -147,6 +146,11 @@ class ShallowCapsNetSpec:
         )
 
     def _decoder(self) -> nn.Module | None:
-        factory = cast("DecoderFactory", DECODERS.load(self.decoder, where="decoder"))
-        inputs = self.class_dim * (self.classes if self.mask_layout == "zeros" else 1)
-        return factory(inputs, self.classes, (self.channels, self.height, self.width), self.decoder_norm)
+        return build_decoder(
+            self.decoder,
+            classes=self.classes,
+            dim=self.class_dim,
+            layout=self.mask_layout,
+            image=(self.channels, self.height, self.width),
+            batch_norm=self.decoder_norm,
+        )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -58,6 +58,7 @@ def calibrate(
     batch_size: int,
     seed: int,
     on_progress: OnProgress = silent,
+    stop: Callable[[], bool] = lambda: False,
 ) -> Calibration:
     """Run the float network over training images and note the range of every site.
 
@@ -71,11 +72,15 @@ def calibrate(
         As for :func:`~qcaps.evaluation.measure.measure`.
     seed
         Of the sample.
+    on_progress, stop
+        As for :func:`~qcaps.evaluation.measure.measure`.
 
     Raises
     ------
     QcapsError
         If a site holds NaN or infinity.
+    StoppedError
+        If `stop` said so.
     """
     per_image = max(1, SAMPLE // len(images))
     largest: dict[str, float] = {}
@@ -106,6 +111,7 @@ def calibrate(
             batch_size=batch_size,
             phase="calibrate",
             on_progress=on_progress,
+            stop=stop,
         )
     arrays = {s: SiteRange(largest[s], torch.cat([x.flatten() for x in samples[s]]), values[s]) for s in samples}
     return Calibration(_weight_ranges(network), arrays)

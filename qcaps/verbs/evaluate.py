@@ -10,7 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from qcaps.evaluation.cost import stage_costs
 
 from qcaps.artifacts.bundled import find_checkpoint
 from qcaps.config import EvaluateConfig, configure
@@ -18,6 +17,7 @@ from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
 from qcaps.data.spec import DataSpec, data_spec
 from qcaps.errors import StoppedError, UsageError
+from qcaps.evaluation.cost import stage_costs
 from qcaps.evaluation.latency import Latency, measure_latency
 from qcaps.evaluation.measure import Measurement, measure
 from qcaps.evaluation.statistics import wilson_interval

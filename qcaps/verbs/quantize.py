@@ -96,7 +96,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
         )
         try:
             baseline = measure_float(bench, source.network())
-            subject = _subject(job, training, on_progress)
+            subject = _subject(job, training, bench)
             found = _search(job, bench, subject, baseline)
             _write_artifacts(found, out)
             proven = prove(Evidence(source, subject, found, bench, baseline, report, out), job.limits)
@@ -162,7 +162,7 @@ def _refuse_the_impossible(job: _Job) -> None:
         )
 
 
-def _subject(job: _Job, training: ImageSet, on_progress: OnProgress) -> Subject:
+def _subject(job: _Job, training: ImageSet, bench: Bench) -> Subject:
     """Calibrate the folded network on training images."""
     config, network = job.config, job.folded.network()
     generator = torch.Generator().manual_seed(config.seed)
@@ -173,7 +173,8 @@ def _subject(job: _Job, training: ImageSet, on_progress: OnProgress) -> Subject:
         divisor=job.source.data.divisor,
         batch_size=config.test_batch_size,
         seed=config.seed,
-        on_progress=on_progress,
+        on_progress=bench.on_progress,
+        stop=bench.stop,
     )
     return Subject(job.folded.model, network, job.source.data, calibration, job.rounding, config.seed)
 
