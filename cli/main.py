@@ -81,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         output.error(error.what, error.where, error.do, error.exit_code)
         return error.exit_code
     except TyperException as error:
-        output.error(error.format_message().rstrip("."), "", "see --help", UsageError.exit_code)
+        # Without a message it is the help that was asked for by giving nothing.
+        if error.format_message():
+            output.error(error.format_message().rstrip("."), "", "see --help", UsageError.exit_code)
         return UsageError.exit_code
     except (KeyboardInterrupt, Abort):
         print_to_stderr("interrupted")
