@@ -100,7 +100,7 @@ def _routing(report: QuantizationReport) -> str:
     uniform = report.uniform_routing
     return (
         f"With all coupling coefficients equal the quantized network scores {percent(uniform.quantized_accuracy)} and "
-        f"the float one {percent(uniform.float_accuracy)}. {uniform.note}\n"
+        f"the float one {percent(uniform.float_accuracy)}.\n"
     )
 
 

@@ -114,7 +114,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     atomic_write(out / "report.md", markdown(finished).encode())
     files = (*(out / model.file for model in finished.result), out / "report.json", out / "report.md")
     kept = finished.verdict == "satisfied" or config.exit_zero
-    return Outcome(0 if kept else 1, files, document, (finished.message, *finished.warnings))
+    return Outcome(0 if kept else 1, files, document, (finished.message, *(f"warning: {w}" for w in finished.warnings)))
 
 
 @dataclass(frozen=True, eq=False)
