@@ -10,14 +10,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import typer
-from typer.exceptions import Abort, TyperException
 from qcaps_cli import evaluate, listing, quantize, recipe, train
 from qcaps_cli.output import Output, print_to_stderr
+from typer.exceptions import Abort, TyperException
 
 import qcaps
-from qcaps.errors import QcapsError, QcapsWarning, UsageError, one_line, shortened
+from qcaps.errors import QcapsError, QcapsWarning, StoppedError, UsageError, one_line, shortened
 
-EXIT_BUG, EXIT_INTERRUPTED, EXIT_CLOSED_PIPE = 70, 130, 141
+EXIT_CLOSED_PIPE = 141
 
 # What users of Q-CapsNets and EagleEye type; underscores are understood everywhere.
 OLD_NAMES = {"--quantization-method": "--rounding"}
@@ -68,36 +68,60 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Words after ``qcaps``; None takes those of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if not (sys.stdout.isatty() or sys.stderr.isatty()):
+        os.environ.setdefault("COLUMNS", "100")  # help in files and logs is as wide on every machine
+    try:
+        code = _answer(words)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Python would complain once more when it closes the streams at exit.
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return EXIT_CLOSED_PIPE
+
+
+def _answer(words: list[str]) -> int:
+    """Run the command, tell whatever goes wrong in one line, and give the exit code."""
     output = Output(json="--json" in words)
     debug = "--debug" in words or os.environ.get("QCAPS_DEBUG") == "1"
     _quieten(verbose=debug)
     try:
-        code = app(_modern(words), prog_name="qcaps", standalone_mode=False)
-        sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return _invoke(_modern(words))
     except QcapsError as error:
         if debug:
             traceback.print_exc()
-        output.error(error.what, error.where, error.do, error.exit_code)
+        output.error(error)
         return error.exit_code
     except TyperException as error:
         # Without a message it is the help that was asked for by giving nothing.
-        if error.format_message():
-            output.error(error.format_message().rstrip("."), "", "see --help", UsageError.exit_code)
+        if message := error.format_message():
+            output.error(UsageError(message.rstrip("."), do="see --help"))
         return UsageError.exit_code
     except (KeyboardInterrupt, Abort):
-        print_to_stderr("interrupted")
-        return EXIT_INTERRUPTED
+        output.error(StoppedError("interrupted"))
+        return StoppedError.exit_code
     except BrokenPipeError:
-        # Python would complain once more when it closes stdout at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_CLOSED_PIPE
+        raise
     except Exception as error:
         if debug:
             traceback.print_exc()
         what = f"unexpected {type(error).__name__}: {shortened(str(error))}"
-        output.error(what, "", "this is a bug; --debug shows the traceback", EXIT_BUG)
-        return EXIT_BUG
+        output.error(QcapsError(what, do="this is a bug; --debug shows the traceback"))
+        return QcapsError.exit_code
+
+
+def _invoke(words: list[str]) -> int:
+    """Let typer run the command, without its own answers to Ctrl-C (a silent 130) and to a closed pipe (a 1)."""
+    try:
+        code = app(words, prog_name="qcaps", standalone_mode=False)
+    except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            raise error.__context__ from None
+        raise
+    if code == StoppedError.exit_code:
+        raise KeyboardInterrupt
+    return code if isinstance(code, int) else 0
 
 
 def _modern(words: list[str]) -> list[str]:

@@ -51,7 +51,7 @@ def command(
         output = Output(json=bool(given.pop("json")), quiet=bool(given.pop("quiet")))
         given.pop("debug")
         positional = {name: given.pop(name) for name in arguments}
-        options = {name: value for name, value in given.items() if value not in (None, False, [])}
+        options = {name: value for name, value in given.items() if value not in (None, [])}
         outcome = call(positional, options, output)
         output.show(outcome)
         return outcome.exit_code
@@ -61,7 +61,7 @@ def command(
         inspect.Parameter(
             name,
             inspect.Parameter.KEYWORD_ONLY,
-            default=False if name in SHARED else None,
+            default=_default(name, annotation),
             annotation=annotation,
         )
         for name, annotation in annotations.items()
@@ -69,6 +69,13 @@ def command(
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # read by typer
     run.__annotations__ = annotations
     return run
+
+
+def _default(name: str, annotation: object) -> object:
+    """Give what typer takes where nothing is typed; an argument that cannot be None must be typed."""
+    if name in SHARED:
+        return False
+    return None if type(None) in get_args(get_args(annotation)[0]) else inspect.Parameter.empty
 
 
 def _options(config: type[DataclassInstance]) -> dict[str, object]:
@@ -83,7 +90,8 @@ def _option(field: dataclasses.Field[object], hint: object) -> object:
     if declared.names is not None:
         text += f" One of {', '.join(declared.names.names())}."
     if hint is bool:
-        return Annotated[bool, typer.Option(name, help=text, show_default=False, metavar="")]
+        name = f"{name}/--no-{shell_name(field.name)}" if field.default else name
+        return Annotated[bool | None, typer.Option(name, help=text, show_default=False, metavar="")]
     if field.default not in (None, ()):
         text += f" (default: {field.default})"
     kind: object = list[str] | None if get_origin(hint) is tuple else str | None

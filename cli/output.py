@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from qcaps.errors import QcapsError
+from qcaps.errors import QcapsError, RecipeError
 from qcaps.progress import OnProgress, Step, silent
 
 if TYPE_CHECKING:
@@ -37,29 +39,27 @@ class Output:
     def show(self, outcome: Outcome) -> None:
         """Print the result of a verb."""
         if self.json:
-            from qcaps.reports.documents import json_text
-
-            sys.stdout.write(json_text(outcome.document))
+            _write_json(outcome.document)
         elif self.quiet:
             self._write([str(path) for path in outcome.files])
         else:
             self._write([*outcome.lines, *(f"wrote {path}" for path in outcome.files)])
         sys.stdout.flush()
 
-    def error(self, what: str, where: str, do: str, exit_code: int) -> None:
-        """Print an error: one line on stderr, and with ``--json`` a document on stdout."""
-        print_to_stderr(f"error: {QcapsError(what, where=where, do=do)}")
+    def error(self, error: QcapsError) -> None:
+        """Print an error: one line on stderr (and one per problem of a recipe), with ``--json`` also a document."""
+        print_to_stderr(f"error: {error}")
         if self.json:
-            from qcaps.reports.documents import json_text
-
-            document = {
+            document: dict[str, object] = {
                 "schema": "qcaps.error/1",
-                "what": what,
-                "where": where,
-                "do": do,
-                "exit_code": exit_code,
+                "what": error.what,
+                "where": error.where,
+                "do": error.do,
+                "exit_code": error.exit_code,
             }
-            sys.stdout.write(json_text(document))
+            if isinstance(error, RecipeError):
+                document["problems"] = [dataclasses.asdict(problem) for problem in error.problems]
+            _write_json(document)
 
     @contextmanager
     def progress(self) -> Iterator[OnProgress]:
@@ -82,6 +82,19 @@ def print_to_stderr(text: str) -> None:
     """Print a message in whatever the terminal can show."""
     encoding = sys.stderr.encoding or "ascii"
     print(text.encode(encoding, "replace").decode(encoding), file=sys.stderr)
+
+
+def _write_json(document: Mapping[str, object]) -> None:
+    """Print a document, escaped where the stream cannot show it."""
+    from qcaps.reports.documents import json_text
+
+    text = json_text(document)
+    try:
+        text.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        # Outside of its strings JSON is ASCII, so every other character may be written as an escape.
+        text = "".join(c if c.isascii() else json.dumps(c)[1:-1] for c in text)
+    sys.stdout.write(text)
 
 
 @contextmanager

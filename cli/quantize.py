@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DOC = "Quantize a checkpoint under an accuracy tolerance and a memory budget, into a packed artifact."
 EXAMPLES = (
     "qcaps quantize --memory-budget 1",
-    "qcaps quantize efficient_capsnet_digits.pt --accuracy-tolerance 1 --rounding truncation",
+    "qcaps quantize efficient_capsnet_digits.pt --rounding truncation",
 )
 CHECKPOINT = Annotated[
     str | None,

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DOC = "Train a capsule network; the best epoch is chosen on validation images."
 EXAMPLES = (
     "qcaps train --dataset digits --epochs 2 --decoder deconv28",
-    "qcaps train --model shallow-capsnet --dataset mnist --epochs 10 --mixed-precision bf16",
+    "qcaps train --model shallow-capsnet --dataset mnist --epochs 5",
 )
 
 

@@ -35,7 +35,11 @@ def test_the_page_of_the_checkpoints_names_the_recipe_of_each(path: Path):
 
 def test_the_default_checkpoint_scores_what_its_page_says():
     (entry,) = qcaps.evaluate(latency=False).document["files"]
-    assert (entry["file"].split("/")[-1], entry["correct"], entry["images"]) == ("efficient_capsnet_digits.pt", 358, 360)
+    assert (entry["file"].split("/")[-1], entry["correct"], entry["images"]) == (
+        "efficient_capsnet_digits.pt",
+        358,
+        360,
+    )
 
 
 @pytest.mark.real_data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 
@@ -26,12 +27,13 @@ def find_checkpoint(path: Path | None) -> Path:
     UsageError
         If there is no such file.
     """
-    if path is not None and path.exists():
+    # Unlike those of Path, these two answer no to a name that is too long or may not be looked up.
+    if path is not None and os.path.exists(path):
         return path
     shipped = bundled_folder("pretrained")
     name = DEFAULT_CHECKPOINT if path is None else path.name
     # `pretrained/x.pt` names a shipped file from any folder.
-    if (path is None or path.parent.name in {"", "pretrained"}) and (shipped / name).is_file():
+    if (path is None or path.parent.name in {"", "pretrained"}) and os.path.isfile(shipped / name):
         return shipped / name
     known = ", ".join(sorted(p.name for p in shipped.glob("*.pt"))) or "none"
     raise UsageError("there is no such file", where=str(path), do=f"shipped checkpoints are: {known}")

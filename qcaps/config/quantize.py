@@ -65,7 +65,7 @@ class QuantizeConfig:
     test_batch_size: int = option(200, "Images per batch; changes speed and memory only.", least=1)
     seed: int = option(42, "Seed of calibration images and of stochastic rounding.", least=0)
     threads: int | None = option(None, "Compute threads (default: PyTorch's choice).", least=1)
-    out: Path | None = option(None, "Output folder (default: runs/<checkpoint>-quantize).")
+    out: Path | None = option(None, "Output folder (default: runs/<input>-quantize).")
     fresh: bool = option(False, "Ignore the measurements in the output folder and start again.")
     reproducible: bool = option(False, "Leave times and the machine out of report.json.")
     exit_zero: bool = option(False, "Exit 0 even where a promise is not kept.")

@@ -23,6 +23,9 @@ from qcaps.errors import UsageError
 from qcaps.models.initialisation import initialise_norms_and_decoder, torch_default_, uniform_
 from qcaps.models.network import CapsuleNetwork
 
+# Published networks run three or four passes; a file that asks for very many would never be done.
+MOST_PASSES = 100
+
 
 @dataclass(frozen=True)
 class ShallowCapsNetSpec:
@@ -70,6 +73,8 @@ class ShallowCapsNetSpec:
 
     def build(self) -> CapsuleNetwork:
         """Build the network, its numbers not yet filled in."""
+        if self.routing_passes > MOST_PASSES:
+            raise UsageError(f"routing_passes of shallow-capsnet is {self.routing_passes}", do=f"at most {MOST_PASSES}")
         rows, columns = (self._grid(size) for size in (self.height, self.width))
         n_primary = self.primary_types * rows * columns
         routing = DynamicRouting(

@@ -6,6 +6,7 @@ Specs are plain data; networks are only ever built from them, never read from a 
 from __future__ import annotations
 
 import dataclasses
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal, Protocol, Self, cast, get_args, get_origin, get_type_hints
@@ -138,15 +139,15 @@ def initialised(spec: ModelSpec, seed: int) -> CapsuleNetwork:
 
 
 def filled(spec: ModelSpec, tensors: Mapping[str, Tensor], *, where: str) -> CapsuleNetwork:
-    """Build a network and fill it with exactly the given tensors.
+    """Build a network in evaluation mode and fill it with exactly the given tensors.
 
     Raises
     ------
     ArtifactError
-        If a tensor is missing, left over or of another shape.
+        If a tensor is missing, left over, of another shape or not in single precision.
     """
     try:
-        network = build(spec)
+        network = build(spec).eval()
     except UsageError as error:
         raise ArtifactError(error.what, where=where) from error
     expected = {k: v.shape for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
@@ -157,8 +158,10 @@ def filled(spec: ModelSpec, tensors: Mapping[str, Tensor], *, where: str) -> Cap
         if tensors[name].shape != shape:
             sizes = f"{tuple(tensors[name].shape)}, not {tuple(shape)}"
             raise ArtifactError(f"tensor {quoted(name)} has shape {sizes}", where=where)
+        if tensors[name].dtype != torch.float32:
+            raise ArtifactError(f"tensor {quoted(name)} holds {tensors[name].dtype}, not float32", where=where)
     image = (spec.channels, spec.height, spec.width)
-    if sum(array_sites(network, image).values()) > LARGEST_ACTIVATIONS:
+    if math.prod(image) + sum(array_sites(network, image).values()) > LARGEST_ACTIVATIONS:
         raise ArtifactError("one image would fill more memory than any honest network needs", where=where)
     complete = {k: tensors.get(k, torch.zeros((), dtype=torch.int64)) for k in network.state_dict()}
     network.load_state_dict(complete, strict=True, assign=True)
@@ -171,7 +174,7 @@ def _misfit(value: object, hint: object) -> str:
     if origin is Literal:
         return "" if value in args and isinstance(value, str) else f"one of {', '.join(map(str, args))}"
     if origin in (tuple, types.GenericAlias):
-        fits = isinstance(value, list | tuple) and len(value) <= 64 and not any(_misfit(v, args[0]) for v in value)
+        fits = isinstance(value, list | tuple) and 0 < len(value) <= 64 and not any(_misfit(v, args[0]) for v in value)
         return "" if fits else "a list of whole numbers"
     if hint is bool:
         return "" if isinstance(value, bool) else "true or false"

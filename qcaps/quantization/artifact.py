@@ -14,9 +14,9 @@ from torch import Tensor
 from qcaps.artifacts.checkpoint import CHECKPOINT, checkpoint_of
 from qcaps.artifacts.container import Container, container_bytes, read_container
 from qcaps.data.spec import DataSpec, data_spec_from_dict, data_spec_to_dict
-from qcaps.errors import ArtifactError
+from qcaps.errors import ArtifactError, QcapsError, UsageError, quoted
 from qcaps.evaluation.measure import Predict, predictor
-from qcaps.models.network import CapsuleNetwork, to_inference, weight_sites
+from qcaps.models.network import CapsuleNetwork, array_sites, to_inference, weight_sites
 from qcaps.models.spec import ModelSpec, build, filled, spec_from_dict, spec_to_dict
 from qcaps.quantization.applying import ArrayRounder
 from qcaps.quantization.draws import uniforms, weight_uniforms
@@ -173,7 +173,7 @@ def _artifact(container: Container) -> Artifact:
         raise ArtifactError("the file holds no self-test", where=where)
     try:
         passed = replay_self_test(artifact, expected)
-    except (KeyError, RuntimeError, ValueError) as error:
+    except (KeyError, RuntimeError, ValueError, QcapsError) as error:
         raise ArtifactError(f"the bit plan does not fit the network: {error}", where=where) from error
     if not passed:
         raise ArtifactError(
@@ -205,7 +205,10 @@ def _segments(artifact: Artifact) -> dict[str, Tensor]:
 
 def _unpacked(model: ModelSpec, plan: BitPlan, segments: Mapping[str, Tensor], where: str) -> CapsuleNetwork:
     """Build the network and fill it with the values of its codes."""
-    blank = build(model)
+    try:
+        blank = build(model)
+    except UsageError as error:
+        raise ArtifactError(error.what, where=where, do=error.do) from error
     sites, shapes = weight_sites(blank), {k: v.shape for k, v in blank.named_parameters()}
     if sites.keys() != plan.weights.keys() or sites.keys() != segments.keys():
         raise ArtifactError("the weights of the file are not those of the network", where=where)
@@ -221,7 +224,12 @@ def _unpacked(model: ModelSpec, plan: BitPlan, segments: Mapping[str, Tensor], w
         if found != fmt:
             raise ArtifactError("the scale of a segment is not the one in the bit plan", where=place)
         tensors[name] = values
-    return to_inference(filled(model, tensors, where=where))
+    network = filled(model, tensors, where=where)
+    arrays = array_sites(network, (model.channels, model.height, model.width))
+    unknown = plan.arrays.keys() - arrays.keys() - {site.split("@", 1)[0] for site in arrays}
+    if unknown:
+        raise ArtifactError(f"the bit plan has a site {quoted(min(unknown))} that the network has not", where=where)
+    return to_inference(network)
 
 
 def _self_test_scores(artifact: Artifact) -> Tensor:

@@ -90,10 +90,7 @@ def calibrate(
 
     def note(site: str, array: Tensor) -> Tensor:
         flat = array.reshape(len(array), -1)  # (batch, values)
-        low, high = (float(end) for end in torch.aminmax(flat))
-        magnitude = max(-low, high)
-        if not magnitude < float("inf"):
-            raise QcapsError("a site holds NaN or infinity", where=site, do="train again with a lower --lr")
+        magnitude = _largest_magnitude(site, flat)
         start = seen.get(site, 0)
         seen[site] = start + len(array)
         picked = uniforms(seed, f"calibration/{site}", images.indices[start : seen[site]], per_image)
@@ -122,8 +119,16 @@ def _weight_ranges(network: CapsuleNetwork) -> dict[str, SiteRange]:
     found = {}
     for site, name in weight_sites(network).items():
         tensor = parameters[name].detach()
-        found[site] = SiteRange(float(tensor.abs().max()), tensor, tensor.numel())
+        found[site] = SiteRange(_largest_magnitude(site, tensor), tensor, tensor.numel())
     return found
+
+
+def _largest_magnitude(site: str, values: Tensor) -> float:
+    low, high = (float(end) for end in torch.aminmax(values))
+    magnitude = max(-low, high)
+    if not magnitude < float("inf"):
+        raise QcapsError("a site holds NaN or infinity", where=site, do="train again with a lower --lr")
+    return magnitude
 
 
 def plan_of_width(calibration: Calibration, bits: int, rounding: Rounding) -> BitPlan:

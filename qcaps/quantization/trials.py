@@ -15,7 +15,7 @@ from qcaps.data.spec import DataSpec
 from qcaps.evaluation.measure import Measurement, Predict, measure, predictor
 from qcaps.evaluation.tolerance import Tolerance, Verdict, judge, search_allowance
 from qcaps.models.network import CapsuleNetwork
-from qcaps.models.spec import ModelSpec
+from qcaps.models.spec import ModelSpec, spec_to_dict
 from qcaps.progress import OnProgress
 from qcaps.quantization.applying import ArrayRounder, round_weights, weights_replaced
 from qcaps.quantization.artifact import Artifact, artifact_bytes, payload_bytes, predictions_sha256
@@ -139,9 +139,9 @@ class Bench:
         return measured
 
 
-def measure_float(bench: Bench, network: CapsuleNetwork) -> Measurement:
-    """Measure a float network as it stands."""
-    return bench.measure(predictor(network), ("float", _content(network)), "float network")
+def measure_float(bench: Bench, model: ModelSpec, network: CapsuleNetwork) -> Measurement:
+    """Measure a float network as it stands; `model` is its spec."""
+    return bench.measure(predictor(network), ("float", *_content(model, network)), "float network")
 
 
 def try_width(
@@ -170,7 +170,7 @@ def try_width(
     plan = plan_of_width(subject.calibration, bits, subject.rounding)
     phase = "try float32" if bits == Float32.bits else f"try {bits} bits"
     with weights_replaced(subject.network, round_weights(subject.network, plan, subject.seed).tensors):
-        content = ("plan", _content(subject.network), plan_to_dict(plan))
+        content = ("plan", *_content(subject.model, subject.network), plan_to_dict(plan))
         measurements = tuple(
             bench.measure(ArrayRounder(plan, s).predictor(subject.network), (*content, s), phase) for s in subject.seeds
         )
@@ -222,11 +222,11 @@ def _file(subject: Subject, plan: BitPlan, record: dict[str, object]) -> bytes:
     )
 
 
-def _content(network: CapsuleNetwork) -> str:
-    """Identify the numbers of a network, names included."""
+def _content(model: ModelSpec, network: CapsuleNetwork) -> tuple[dict[str, object], str]:
+    """Identify a network by its spec and its numbers, names included."""
     digest = hashlib.sha256()
     state: Mapping[str, Tensor] = network.state_dict()
     for name in sorted(state):
         digest.update(f"{name}{tuple(state[name].shape)}".encode())
         digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()
+    return spec_to_dict(model), digest.hexdigest()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from qcaps.artifacts.bundled import bundled_folder
@@ -21,9 +22,8 @@ def find_recipe(name: str) -> tuple[str, Path]:
     shipped = {entry.name: Path(entry.target) for entry in shipped_recipes()}
     if name in shipped:
         return name, shipped[name]
-    path = Path(name)
-    if path.is_file():
-        return path.stem, path
+    if os.path.isfile(name):  # unlike Path.is_file, False for a name that is too long or may not be looked up
+        return Path(name).stem, Path(name)
     known = tuple(shipped)
     raise UsageError(
         f"there is no recipe {quoted(name)}",

@@ -36,7 +36,7 @@ def override(root: Node, changes: tuple[str, ...]) -> Node:
 
 def _value(text: str, change: str) -> Node:
     try:
-        return read_yaml(text.encode(), source=change)
+        return read_yaml(text.encode(errors="surrogateescape"), source=change)
     except RecipeError as error:
         raise UsageError(f"{quoted(text)} is no value: {error.problems[0].message}", where=change) from error
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from decimal import Decimal
 from pathlib import Path
+from typing import cast
 
 import torch
 import yaml
@@ -56,6 +58,7 @@ def run(recipe: str, *changes: str, on_progress: OnProgress = silent, **options:
     config = configure(RunConfig, options)
     name, path = find_recipe(recipe)
     checked = check_recipe(override(read_yaml(path.read_bytes(), source=name), changes), source=name)
+    checked = dataclasses.replace(checked, checkpoint=_beside(path, checked.checkpoint))
     resolved = _resolved(checked)
     if config.dry_run:
         return Outcome(0, (), {"schema": "qcaps.run/1", "recipe": name, "resolved": resolved}, (resolved,))
@@ -101,7 +104,9 @@ class _Chain:
         outcome = evaluate(*subjects, on_progress=listen, **options)
         make_folder(folder)
         file = folder / "evaluation.json"
-        document = {k: v for k, v in outcome.document.items() if not (k == "run" and self.config.reproducible)}
+        document = {**outcome.document, "files": _named_from(self.out, outcome.document["files"])}
+        if self.config.reproducible:
+            del document["run"]
         atomic_write(file, json_text(document).encode())
         return dataclasses.replace(outcome, files=(file,))
 
@@ -118,6 +123,19 @@ class _Chain:
         outcome = train(on_progress=listen, **options, out=folder)
         atomic_write(key_file, key.encode())
         return outcome
+
+
+def _named_from(folder: Path, evaluated: object) -> list[dict[str, object]]:
+    """Name evaluated files as seen from the output folder, so that two folders hold the same bytes."""
+    entries = cast("list[dict[str, object]]", evaluated)
+    return [{**entry, "file": str(entry["file"]).removeprefix(f"{folder}{os.sep}")} for entry in entries]
+
+
+def _beside(recipe: Path, checkpoint: str | None) -> str | None:
+    """Take the checkpoint that lies beside a recipe, else leave the name."""
+    if checkpoint is None or not os.path.isfile(recipe.parent / checkpoint):
+        return checkpoint
+    return str((recipe.parent / checkpoint).resolve())
 
 
 def _resolved(recipe: Recipe) -> str:

@@ -84,6 +84,8 @@ class _Checker:
             self._note(top.get("schema", root), "schema", f"must be {SCHEMA}")
         common = self._common(top)
         steps = self._steps(top.get("steps", root), common)
+        if "promises" in top and not self.problems and not any(step.verb == "quantize" for step in steps):
+            self._note(top["promises"], "promises", "no step keeps them; add a quantize step")
         description = top["description"].value if "description" in top else ""
         return Recipe(str(description), self._checkpoint(top), tuple(steps))
 

@@ -185,7 +185,8 @@ class _Run:
         )
         record = EpochRecord(
             epoch=position.epoch + 1,
-            lr=self.optimizer.param_groups[0]["lr"],
+            # Not from the optimizer: a run resumed after the last step of an epoch has made no step.
+            lr=learning_rate(config, (position.epoch + 1) * self.steps_per_epoch - 1, self.steps_per_epoch),
             margin_loss=position.margin_sum / self.steps_per_epoch,
             reconstruction_loss=position.reconstruction_sum / self.steps_per_epoch,
             validation_correct=measured.correct,

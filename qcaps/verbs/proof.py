@@ -56,12 +56,12 @@ def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
     final = _measured(e, predictor(e.source.network()), "report split: float")
     trials = e.found.by_file()
     files = {name: load(e.out / name) for name in trials}
-    saturation: list[dict[str, Saturation]] = []
-    models = tuple(_model(e, limits, files[name], trials[name], final, saturation) for name in trials)
-    first = next(iter(trials.values()))
+    scored = {name: _score_seeds(e, file) for name, file in files.items()}
+    models = tuple(_model(e, limits, files[name], trials[name], final, scored[name].by_seed) for name in trials)
+    name, first = next(iter(trials.items()))
     weights = round_weights(e.subject.network, first.plan, e.subject.seed).saturation
     scores = {"search": _score(e.bench.images, e.baseline), "report": _score(e.report_images, final)}
-    uniform = _uniform(e, files[models[0].file], models[0].report.score, scores["report"])
+    uniform = _uniform(e, files[name], scored[name].by_seed[0], final)
     promises = judge_promises(models, limits)
     conclusion = conclude(promises, models)
     return QuantizationReport(
@@ -70,7 +70,7 @@ def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
         promises=promises,
         baseline=scores,
         result=models,
-        layers=layer_table(first.plan, e.subject.calibration, weights | saturation[0]),
+        layers=layer_table(first.plan, e.subject.calibration, weights | scored[name].saturation),
         search={
             "strategy": "common-width",
             "rounding": e.subject.rounding,
@@ -87,22 +87,32 @@ def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Scored:
+    """One artifact on the report split: a measurement for each seed, and what the first one clamped."""
+
+    by_seed: tuple[Measurement, ...]
+    saturation: dict[str, Saturation]
+
+
+def _score_seeds(e: Evidence, file: Loaded) -> _Scored:
+    rounders = [_artifact(file).rounder(seed) for seed in e.subject.seeds]
+    phase = f"report split: {file.path.name}"
+    by_seed = tuple(_measured(e, rounder.predictor(file.network), phase) for rounder in rounders)
+    return _Scored(by_seed, rounders[0].saturation)
+
+
 def _model(
     e: Evidence,
     limits: Limits,
     file: Loaded,
     trial: Trial,
     final: Measurement,
-    saturation: list[dict[str, Saturation]],
+    measured: tuple[Measurement, ...],
 ) -> QuantizedModel:
-    """Measure one artifact on the report split and describe it; what it clamped is added to `saturation`."""
-    measured = []
-    for seed in e.subject.seeds:
-        rounder = _artifact(file).rounder(seed)
-        measured.append(_measured(e, rounder.predictor(file.network), f"report split: {file.path.name}"))
-        saturation.append(rounder.saturation)
+    """Describe one artifact by its file, and by what it scored on both splits."""
     allowed = limits.tolerance.allowed_losses(correct=final.correct, images=final.images, seeds=len(measured))
-    verdict = summed_verdict(final, tuple(measured), allowed)
+    verdict = summed_verdict(final, measured, allowed)
     float_bytes = 4 * sum(t.numel() for t in encoder_tensors(e.source.network()).values())
     activations, float_activations = activation_bytes(trial.plan, e.subject.calibration)
     return QuantizedModel(
@@ -116,7 +126,7 @@ def _model(
         activation_bytes=activations,
         activation_ratio=float_activations / activations,
         search=_split_result(e.bench.images, e.baseline, trial.measurements, trial.verdict, limits),
-        report=_split_result(e.report_images, final, tuple(measured), verdict, limits),
+        report=_split_result(e.report_images, final, measured, verdict, limits),
     )
 
 
@@ -162,8 +172,8 @@ def _score(images: ImageSet, measured: Measurement) -> Score:
     return Score(images.split, measured.images, measured.correct, measured.accuracy, interval)
 
 
-def _uniform(e: Evidence, file: Loaded, quantized: Score, in_float: Score) -> UniformRouting:
-    """Repeat both measurements with all coupling coefficients equal."""
+def _uniform(e: Evidence, file: Loaded, quantized: Measurement, in_float: Measurement) -> UniformRouting:
+    """Repeat both measurements with all coupling coefficients equal, and say so if no prediction changes."""
     spec, network = file.model.with_uniform_routing(), file.network
     ablated = to_inference(filled(spec, network.state_dict(), where=file.path.name))
     found = _measured(e, _artifact(file).rounder().predictor(ablated), "uniform routing: quantized")
@@ -171,9 +181,10 @@ def _uniform(e: Evidence, file: Loaded, quantized: Score, in_float: Score) -> Un
     float_network = to_inference(filled(source, e.source.tensors, where="checkpoint"))
     float_found = _measured(e, predictor(float_network), "uniform routing: float")
     note = ""
-    if found.correct == quantized.correct:
-        earns = "earns nothing in float either" if float_found.correct == in_float.correct else "is off"
-        note = f"uniform routing recognises just as many images: routing {earns}"
+    if torch.equal(found.predictions, quantized.predictions):
+        off = not torch.equal(float_found.predictions, in_float.predictions)
+        note = "is off in the quantized network" if off else "earns nothing on these images, in float either"
+        note = f"uniform routing gives the very same predictions: routing {note}"
     return UniformRouting(found.accuracy, float_found.accuracy, note)
 
 

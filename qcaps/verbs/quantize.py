@@ -95,7 +95,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
             stop=stop,
         )
         try:
-            baseline = measure_float(bench, source.network())
+            baseline = measure_float(bench, source.model, source.network())
             subject = _subject(job, training, bench)
             found = _search(job, bench, subject, baseline)
             _write_artifacts(found, out)
@@ -154,12 +154,16 @@ def _refuse_the_impossible(job: _Job) -> None:
     payload = payload_bytes(network, plan)
     least = payload if job.limits.budget_on == "payload" else len(artifact_bytes(shortest))
     if least > budget:
-        easier = "allow --min-bits 1, " if bits > 1 and job.rounding != "logarithmic" else ""
-        raise InfeasibleError(
-            f"memory budget {format_size(budget)} is below the minimum of {format_size(least)} at {bits} bits",
-            where="--memory-budget",
-            do=f"raise it, {easier}or prune first",
-        )
+        raise _infeasible(job, budget, least, bits)
+
+
+def _infeasible(job: _Job, budget: int, least: int, bits: int) -> InfeasibleError:
+    easier = "allow --min-bits 1, " if bits > 1 and job.rounding != "logarithmic" else ""
+    return InfeasibleError(
+        f"memory budget {format_size(budget)} is below the minimum of {format_size(least)} at {bits} bits",
+        where="--memory-budget",
+        do=f"raise it, {easier}or prune first",
+    )
 
 
 def _subject(job: _Job, training: ImageSet, bench: Bench) -> Subject:
@@ -190,6 +194,10 @@ def _search(job: _Job, bench: Bench, subject: Subject, baseline: Measurement) ->
         return limits.fits(*size_of_width(bench, subject, bits, baseline=baseline))
 
     widths = widths_of(job.rounding, config.min_bits)
+    if limits.budget_bytes is not None and not fits(widths[0]):
+        # Now that the scales and the record are known, the smallest file is a little larger than the bound before.
+        least = limits.counted(*size_of_width(bench, subject, widths[0], baseline=baseline))
+        raise _infeasible(job, limits.budget_bytes, least, widths[0])
     search = cast("Callable[..., Found]", SEARCHES.load(config.search, where="--search"))
     return search(judge, widths, fits)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-import yaml
 
 import qcaps
 from qcaps.artifacts.checkpoint import Checkpoint, write_checkpoint
@@ -129,17 +129,22 @@ def _read_resume(path: Path, key: str) -> State | None:
 
 
 def _model_arguments(pairs: tuple[str, ...]) -> dict[str, object]:
-    """Read KEY=VALUE pairs, the value as YAML."""
+    """Read KEY=VALUE pairs."""
     numbers: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"{quoted(pair)} is not KEY=VALUE", where="--model-arg")
-        try:
-            numbers[name.strip().replace("-", "_")] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"{quoted(text)} is no value", where="--model-arg") from error
+        numbers[name.strip().replace("-", "_")] = _value(text)
     return numbers
+
+
+def _value(text: str) -> object:
+    """Read a JSON value: no aliases that grow, and 1e-20 is a number; what is not JSON is a name."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text.strip()
 
 
 def _plain_options(config: TrainConfig) -> dict[str, object]:

@@ -147,9 +147,7 @@ def test_the_coupling_of_routed_primary_capsules_can_be_replaced():
 
 
 def dynamic_class_capsules(n_in=5, with_bias=True):
-    routing = DynamicRouting(
-        3, 2, iterations=2, squash_variant="hinton_ratio", squash_eps=0.0, with_bias=with_bias
-    )
+    routing = DynamicRouting(3, 2, iterations=2, squash_variant="hinton_ratio", squash_eps=0.0, with_bias=with_bias)
     return fill(ClassCapsules(n_in, 4, 3, 2, routing))
 
 

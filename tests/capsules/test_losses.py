@@ -17,8 +17,8 @@ def slow_margin_loss(scores, label, margins):
 
 
 def test_normal_and_hard_margins_are_the_published_ones():
-    assert NORMAL_MARGINS == Margins(present=0.9, absent=0.1, absent_weight=0.5)
-    assert HARD_MARGINS == Margins(present=0.95, absent=0.05, absent_weight=0.8)
+    assert Margins(present=0.9, absent=0.1, absent_weight=0.5) == NORMAL_MARGINS
+    assert Margins(present=0.95, absent=0.05, absent_weight=0.8) == HARD_MARGINS
 
 
 def test_margin_loss_of_two_images_by_hand():

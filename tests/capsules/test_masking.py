@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from qcaps.capsules.masking import MASK_LAYOUTS, mask_capsules
+from qcaps.capsules.masking import MaskLayout, mask_capsules
 
+MASK_LAYOUTS = get_args(MaskLayout)
 # Two images, three classes, two dimensions; every number tells where it stands.
 CAPSULES = torch.tensor([[[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]], [[7.0, 8.0], [9.0, 10.0], [11.0, 12.0]]])
 

@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcaps.capsules.squash import SQUASH_VARIANTS, length, squash
+from qcaps.capsules.squash import SquashVariant, length, squash
 
+SQUASH_VARIANTS = get_args(SquashVariant)
 # The epsilon that each variant is published with.
 PUBLISHED_EPS = {"hinton_ratio": 0.0, "hinton": 1e-7, "hinton_sqrt": 1e-16, "efficient": 1e-20}
 FORMULA = {

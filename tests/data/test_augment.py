@@ -51,9 +51,7 @@ def rectangles(count: int, *, seed: int) -> Tensor:
     for image in images:
         top, left = generator.integers(0, 20, size=2)
         bottom, right = top + generator.integers(1, 9), left + generator.integers(1, 9)
-        image[0, top:bottom, left:right] = torch.from_numpy(
-            generator.uniform(0.2, 1, (bottom - top, right - left))
-        )
+        image[0, top:bottom, left:right] = torch.from_numpy(generator.uniform(0.2, 1, (bottom - top, right - left)))
     return images
 
 

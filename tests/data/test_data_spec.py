@@ -73,12 +73,8 @@ def test_a_validation_size_out_of_range_is_refused(number: int) -> None:
         data_spec("mnist", validation_per_class=number)
 
 
-@given(
-    names, st.sampled_from([255, 256]), augmentations, st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1)
-)
-def test_a_spec_survives_json(
-    name: str, divisor: int, augmentation: str, split_seed: int, per_class: int
-) -> None:
+@given(names, st.sampled_from([255, 256]), augmentations, st.integers(0, 2**63 - 1), st.integers(1, 2**63 - 1))
+def test_a_spec_survives_json(name: str, divisor: int, augmentation: str, split_seed: int, per_class: int) -> None:
     spec = data_spec(
         name,
         divisor=divisor,

@@ -73,9 +73,7 @@ def test_a_file_of_another_size_is_refused_by_name(tmp_path: Path, name: str, ch
     content = file.read_bytes()
     file.write_bytes(content[:-1] if change < 0 else content + b"x")
 
-    with pytest.raises(
-        UsageError, match=f"{len(content) + change:,} bytes instead of {len(content):,}"
-    ) as caught:
+    with pytest.raises(UsageError, match=f"{len(content) + change:,} bytes instead of {len(content):,}") as caught:
         read_mnist("test", tmp_path, False)
 
     assert caught.value.where == str(file)
@@ -142,9 +140,7 @@ def test_files_that_are_there_are_not_downloaded(tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
-def test_nothing_is_downloaded_unless_allowed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
-) -> None:
+def test_nothing_is_downloaded_unless_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
     monkeypatch.setattr(datasets, "MNIST", None)
 
     with pytest.raises(UsageError, match="is missing"):

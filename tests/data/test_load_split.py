@@ -82,8 +82,7 @@ def test_files_are_looked_for_in_the_default_folder(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize("name", ["mnist", "fashion-mnist"])
 def test_5000_of_60000_training_images_validate(data_dir: Path, name: str) -> None:
     train, validation = (
-        load_split(data_spec(name), split, data_dir=data_dir, download=False)
-        for split in ("train", "validation")
+        load_split(data_spec(name), split, data_dir=data_dir, download=False) for split in ("train", "validation")
     )
 
     assert len(train) == 55_000

@@ -40,9 +40,7 @@ def test_every_class_gives_the_same_number(labels: list[int], seed: int) -> None
 
 
 @given(label_lists(), seeds)
-def test_the_first_of_each_permuted_class_are_taken_with_one_generator_for_all(
-    labels: list[int], seed: int
-) -> None:
+def test_the_first_of_each_permuted_class_are_taken_with_one_generator_for_all(labels: list[int], seed: int) -> None:
     generator = np.random.default_rng(seed)
     expected = []
     for label in range(10):

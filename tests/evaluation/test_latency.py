@@ -34,10 +34,7 @@ def test_warm_up_batches_are_run_but_not_timed():
 
 def test_an_even_number_of_batches_gives_the_middle_of_both():
     machine = Machine(1.0, 2.0, 4.0, 8.0)
-    assert (
-        measure_latency(machine.forward, batch_size=1, clock=machine.clock, warmup=0, repeats=4).median_ms
-        == 3000
-    )
+    assert measure_latency(machine.forward, batch_size=1, clock=machine.clock, warmup=0, repeats=4).median_ms == 3000
 
 
 def test_by_default_two_batches_warm_up_and_seven_are_timed():

@@ -80,9 +80,7 @@ def test_detectable_drop_gives_the_tabulated_figures(flips, points):
 
 
 def test_a_claim_of_15_hundredths_of_a_point_needs_fewer_than_about_36_flips():
-    assert (
-        100 * compared(18, 17).minimum_detectable_drop < 0.15 < 100 * compared(19, 18).minimum_detectable_drop
-    )
+    assert 100 * compared(18, 17).minimum_detectable_drop < 0.15 < 100 * compared(19, 18).minimum_detectable_drop
 
 
 # ---- McNemar
@@ -131,9 +129,7 @@ def slow_score_statistic(drop, lost, gained, images):
     def log_likelihood(share_gained):
         shares = share_gained + drop, share_gained, 1 - 2 * share_gained - drop
         observed = lost, gained, images - lost - gained
-        return sum(
-            k * math.log(p) if p > 0 else -math.inf for k, p in zip(observed, shares, strict=True) if k
-        )
+        return sum(k * math.log(p) if p > 0 else -math.inf for k, p in zip(observed, shares, strict=True) if k)
 
     low, high = max(0.0, -drop), (1 - drop) / 2
     for _ in range(200):

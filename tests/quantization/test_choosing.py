@@ -43,9 +43,7 @@ def squared_error(values: list[Fraction], bits: int, frac_bits: int, rounding: R
     return total
 
 
-def chosen_by_definition(
-    values: list[Fraction], largest: Fraction, bits: int, rounding: Rounding
-) -> FixedPoint:
+def chosen_by_definition(values: list[Fraction], largest: Fraction, bits: int, rounding: Rounding) -> FixedPoint:
     """Try every scale for the smallest range that holds, then the three below it."""
     if bits == 1:
         held = [f for f in range(-100, 101) if code_of(-largest * Fraction(2) ** f, rounding) >= -1]
@@ -151,9 +149,7 @@ def test_many_small_values_lower_the_largest_exponent() -> None:
     assert choose_format(values, 4.0, 2, "logarithmic") == Logarithmic(2, 0)
 
 
-@pytest.mark.parametrize(
-    ("rounding", "bits"), [(r, b) for r in FIXED for b in (17, 24, 32)] + [("logarithmic", 9)]
-)
+@pytest.mark.parametrize(("rounding", "bits"), [(r, b) for r in FIXED for b in (17, 24, 32)] + [("logarithmic", 9)])
 def test_widths_that_cannot_be_packed_stay_float(rounding: Rounding, bits: int) -> None:
     assert choose_format(torch.ones(3), 1.0, bits, rounding) == Float32()
 

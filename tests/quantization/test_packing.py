@@ -61,9 +61,7 @@ def test_codes_are_packed_in_row_major_order() -> None:
     assert pack_codes(codes, 8).tolist() == [0, 3, 1, 4, 2, 5]
 
 
-@pytest.mark.parametrize(
-    ("count", "bits", "expected"), [(0, 5, 1), (1, 1, 2), (8, 3, 4), (9, 3, 5), (257, 16, 515)]
-)
+@pytest.mark.parametrize(("count", "bits", "expected"), [(0, 5, 1), (1, 1, 2), (8, 3, 4), (9, 3, 5), (257, 16, 515)])
 def test_a_segment_costs_its_codes_and_one_scale(count: int, bits: int, expected: int) -> None:
     assert segment_bytes(count, bits) == expected
     assert pack_segment(torch.zeros(count), FixedPoint(bits, 0), "truncation").shape == (expected,)

@@ -77,9 +77,7 @@ def test_stochastic_rounding_never_moves_an_integer(draw: float) -> None:
 
 
 @settings(deadline=None)
-@given(
-    FIXED_FORMATS, st.floats(-(2.0**17), 2.0**17, width=32) | st.integers(-70000, 70000).map(lambda k: k / 2)
-)
+@given(FIXED_FORMATS, st.floats(-(2.0**17), 2.0**17, width=32) | st.integers(-70000, 70000).map(lambda k: k / 2))
 def test_fixed_point_agrees_with_exact_fractions(fmt: FixedPoint, y: float) -> None:
     x = np.float32(math.ldexp(y, -fmt.frac_bits)).item()
     exact = Fraction(x) * Fraction(2) ** fmt.frac_bits

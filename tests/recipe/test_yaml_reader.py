@@ -259,9 +259,7 @@ def test_keys_count_as_nodes():
 
 
 def test_a_second_document_is_refused():
-    assert the_problem("a: 1\n---\nb: 2\n") == Problem(
-        2, "", "a second document starts here; only one is allowed"
-    )
+    assert the_problem("a: 1\n---\nb: 2\n") == Problem(2, "", "a second document starts here; only one is allowed")
 
 
 # ---- text that is not YAML
@@ -364,9 +362,7 @@ def test_keys_cannot_move_the_cursor_or_flood_the_screen():
 
 # ---- anything at all
 
-tokens = (
-    "a b: - [ ] { } , : ? &a *a !t !!x | |9 >- ' \" \\ \\x \\u00 \\U # --- ... %F % 0 1e999 ~ @ !< %FF <<: é"
-)
+tokens = "a b: - [ ] { } , : ? &a *a !t !!x | |9 >- ' \" \\ \\x \\u00 \\U # --- ... %F % 0 1e999 ~ @ !< %FF <<: é"
 blanks = [
     "\n",
     "\n  ",

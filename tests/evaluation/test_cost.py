@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import time
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from qcaps.capsules.sites import Sites
+from qcaps.evaluation.cost import StageCost, stage_costs
+from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
+from qcaps.models.network import CapsuleNetwork
+from qcaps.models.shallow_capsnet import ShallowCapsNetSpec
+from qcaps.models.spec import build, initialised
+
+MNIST = (1, 28, 28)
+
+
+def column(costs, name):
+    return {cost.name: getattr(cost, name) for cost in costs}
+
+
+@pytest.fixture(scope="module")
+def shallow():
+    return stage_costs(build(ShallowCapsNetSpec()).eval(), MNIST)
+
+
+@pytest.fixture(scope="module")
+def efficient():
+    return stage_costs(build(EfficientCapsNetSpec()).eval(), MNIST)
+
+
+def test_the_macs_of_shallow_capsnet_are_those_of_the_formulas(shallow):
+    votes = 1152 * 10 * 8 * 16
+    one_product = 1152 * 10 * 16  # weighted sum or agreement: three of the first, two of the second
+    assert column(shallow, "macs") == {
+        "conv1": 20 * 20 * 256 * 81,
+        "primary": 6 * 6 * 256 * 256 * 81,
+        "class_caps": votes + 5 * one_product,
+    }
+    assert sum(cost.macs for cost in shallow) == 201_793_536
+
+
+def test_the_macs_of_efficient_capsnet_are_those_of_the_formulas(efficient):
+    assert column(efficient, "macs") == {
+        "conv1": 24 * 24 * 32 * 25,
+        "conv2": 22 * 22 * 64 * 32 * 9,
+        "conv3": 20 * 20 * 64 * 64 * 9,
+        "conv4": 9 * 9 * 128 * 64 * 9,
+        "primary": 128 * 81,
+        "class_caps": 16 * 10 * 8 * 16 + 2 * 16 * 10 * 16,
+    }
+    assert sum(cost.macs for cost in efficient) == 30_135_424
+
+
+@pytest.mark.parametrize(("passes", "products"), [(1, 1), (2, 3), (4, 7)])
+def test_every_further_routing_iteration_costs_a_weighted_sum_and_an_agreement(passes, products):
+    costs = stage_costs(build(ShallowCapsNetSpec(routing_passes=passes)).eval(), MNIST)
+    assert costs[-1].macs == 1152 * 10 * 8 * 16 + products * 1152 * 10 * 16
+
+
+def test_uniform_attention_saves_the_agreement():
+    costs = stage_costs(build(EfficientCapsNetSpec(routing="uniform")).eval(), MNIST)
+    assert costs[-1].macs == 16 * 10 * 8 * 16 + 16 * 10 * 16
+
+
+def test_the_parameters_are_those_of_each_stage(shallow):
+    assert column(shallow, "parameters") == {"conv1": 20_992, "primary": 5_308_672, "class_caps": 1_474_720}
+
+
+def test_frozen_parameters_and_the_decoder_do_not_change_the_parameters():
+    network = build(EfficientCapsNetSpec(decoder="fc")).eval().requires_grad_(requires_grad=False)
+    assert sum(cost.parameters for cost in stage_costs(network, MNIST)) == 161_824
+
+
+def test_the_activations_of_shallow_capsnet_count_every_array_once(shallow):
+    maps, capsules = 256 * 6 * 6, 1152 * 8
+    votes, logits, sums = 1152 * 10 * 16, 1152 * 10, 10 * 16
+    assert column(shallow, "activation_values") == {
+        "conv1": 256 * 20 * 20,
+        "primary": maps + 1 + maps + capsules,  # votes, the one coupling, sum and out
+        "class_caps": votes + logits + logits + sums + sums,  # with coupling and out, 207,680 in all
+    }
+
+
+def test_the_activations_of_efficient_capsnet_count_every_array_once(efficient):
+    assert column(efficient, "activation_values") == {
+        "conv1": 32 * 24 * 24,
+        "conv2": 64 * 22 * 22,
+        "conv3": 64 * 20 * 20,
+        "conv4": 128 * 9 * 9,
+        "primary": 128 + 128,
+        "class_caps": 16 * 10 * 16 + 16 * 10 + 16 * 10 + 10 * 16 + 10 * 16,
+    }
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("spec", [ShallowCapsNetSpec(), EfficientCapsNetSpec()], ids=["shallow", "efficient"])
+def test_the_macs_are_half_the_operations_of_a_real_batch(spec, batch):
+    network = initialised(spec, seed=0).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        network(torch.zeros(batch, *MNIST))
+    assert 2 * batch * sum(cost.macs for cost in stage_costs(network, MNIST)) == counter.get_total_flops()
+
+
+class Foreign(nn.Module):
+    """A layer that cost counting has never heard of: a transposed convolution, a product and two sites."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.ConvTranspose2d(2, 3, 2, bias=False)
+        self.linear = nn.Linear(5, 7)
+        self.sites = Sites("votes", "out")
+
+    def forward(self, x):
+        x = self.conv(self.sites("votes", x))  # (batch, 3, 5, 5)
+        return self.sites("out", self.sites("out", self.linear(x), 1), 2).flatten(2)  # (batch, 3, 35)
+
+
+def test_a_new_kind_of_layer_is_counted_like_any_other():
+    network = CapsuleNetwork({"first": Foreign()}).eval()
+    assert stage_costs(network, (2, 4, 4)) == (
+        StageCost(
+            name="first",
+            parameters=2 * 3 * 4 + 5 * 7 + 7,
+            macs=4 * 4 * 2 * 3 * 4 + 3 * 5 * 5 * 7,
+            activation_values=2 * 4 * 4 + 3 * 5 * 7,
+        ),
+    )
+
+
+def test_counting_on_the_meta_device_and_on_real_numbers_agree(efficient):
+    assert stage_costs(initialised(EfficientCapsNetSpec(), seed=0).eval(), MNIST) == efficient
+
+
+def test_counting_leaves_the_network_as_it_was():
+    network = initialised(EfficientCapsNetSpec(), seed=0).eval()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    stage_costs(network, MNIST)
+    assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
+    assert all(site.hook is None for site in network.modules() if isinstance(site, Sites))
+
+
+@pytest.mark.slow
+def test_counting_takes_less_than_a_second():
+    network = build(ShallowCapsNetSpec()).eval()
+    stage_costs(network, MNIST)
+    start = time.perf_counter()
+    stage_costs(network, MNIST)
+    assert time.perf_counter() - start < 1

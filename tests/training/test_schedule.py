@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import pytest
+
+from qcaps.capsules.losses import Margins
+from qcaps.config import TrainConfig
+from qcaps.training.schedule import learning_rate, margins
+
+NORMAL, HARD = Margins(0.9, 0.1, 0.5), Margins(0.95, 0.05, 0.8)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 1e-3), (1000, 1e-3 * 0.96**0.5), (2000, 9.6e-4), (4000, 9.216e-4)])
+def test_per_step_the_rate_decays_smoothly(step, expected):
+    config = TrainConfig(lr=0.001, decay_rate=0.96, decay_steps=2000)
+    assert learning_rate(config, step, steps_per_epoch=600) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize(("step", "expected"), [(0, 5e-4), (99, 5e-4), (100, 4.85e-4), (299, 4.7045e-4)])
+def test_per_epoch_the_rate_is_constant_within_an_epoch(step, expected):
+    config = TrainConfig(lr=5e-4, decay_rate=0.97, decay_steps=1, decay_per="epoch")
+    assert learning_rate(config, step, steps_per_epoch=100) == pytest.approx(expected, rel=1e-12)
+
+
+def test_a_period_of_two_epochs_decays_by_the_rate_every_second_epoch():
+    config = TrainConfig(lr=1.0, decay_rate=0.25, decay_steps=2, decay_per="epoch")
+    rates = [learning_rate(config, epoch * 10, steps_per_epoch=10) for epoch in range(5)]
+    assert rates == [1.0, 0.5, 0.25, 0.125, 0.0625]
+
+
+def test_the_rate_stays_at_its_floor():
+    # Efficient-CapsNet: 5e-4 · 0.97^75 = 5.09e-5 is the last rate above 5e-5.
+    config = TrainConfig(lr=5e-4, decay_rate=0.97, decay_steps=1, decay_per="epoch", lr_floor=5e-5)
+    rates = [learning_rate(config, epoch, steps_per_epoch=1) for epoch in (75, 76, 150)]
+    assert rates[0] > 5e-5
+    assert rates[1:] == [5e-5, 5e-5]
+
+
+def test_a_rate_of_one_never_decays():
+    config = TrainConfig(lr=0.1, decay_rate=1.0)
+    assert learning_rate(config, 10**6, steps_per_epoch=1) == 0.1
+
+
+@pytest.mark.parametrize(("epochs", "first_hard"), [(10, 5), (5, 3), (3, 2), (2, 1)])
+def test_hard_training_covers_the_last_half_of_the_epochs_rounded_down(epochs, first_hard):
+    config = TrainConfig(epochs=epochs, hard_training=True)
+    expected = [NORMAL] * first_hard + [HARD] * (epochs - first_hard)
+    assert [margins(config, epoch) for epoch in range(epochs)] == expected
+
+
+def test_a_single_epoch_is_never_hard():
+    assert margins(TrainConfig(epochs=1, hard_training=True), 0) == NORMAL
+
+
+def test_margins_stay_normal_unless_hard_training_is_asked_for():
+    assert {margins(TrainConfig(epochs=4), epoch) for epoch in range(4)} == {NORMAL}
