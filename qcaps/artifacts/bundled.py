@@ -33,7 +33,7 @@ def find_checkpoint(path: Path | None) -> Path:
     shipped = bundled_folder("pretrained")
     name = DEFAULT_CHECKPOINT if path is None else path.name
     # `pretrained/x.pt` names a shipped file from any folder.
-    if (path is None or path.parent.name in {"", "pretrained"}) and os.path.isfile(shipped / name):
+    if (path is None or path.parent in {Path(), Path("pretrained")}) and os.path.isfile(shipped / name):
         return shipped / name
     known = ", ".join(sorted(p.name for p in shipped.glob("*.pt"))) or "none"
     raise UsageError("there is no such file", where=str(path), do=f"shipped checkpoints are: {known}")

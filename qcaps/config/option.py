@@ -7,6 +7,7 @@ Python call takes it as a keyword.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar, cast
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
     Config = TypeVar("Config", bound=DataclassInstance)
+
+# Files and generators hold a seed in 64 bits, one of them the sign.
+LARGEST_SEED = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ def configure(config: type[Config], options: Mapping[str, object], *, where: str
     Raises
     ------
     UsageError
-        If a name is unknown (near matches are shown) or a value does not fit.
+        If a name is unknown (near matches are shown) or given in two spellings, or a value does not fit.
     """
     fields = {f.name: f for f in dataclasses.fields(config)}
     values: dict[str, object] = {}
@@ -94,6 +98,8 @@ def configure(config: type[Config], options: Mapping[str, object], *, where: str
                 where=where,
                 do=f"{near_matches(shell_name(name), known)}known are {', '.join(known)}",
             )
+        if name in values:
+            raise UsageError("the option is given twice", where=_place(name, where))
         values[name] = _checked(fields[name], value, where)
     return _typed(config, values, where)
 
@@ -104,8 +110,10 @@ def shell_name(name: str) -> str:
 
 
 def _checked(field: dataclasses.Field[Any], value: object, where: str) -> object:
-    """Apply what the field declares: its registry and its parser."""
+    """Apply what the field declares: its registry and its parser; pydantic would read True as 1."""
     declared, place = about(field), _place(field.name, where)
+    if isinstance(value, bool) and not isinstance(field.default, bool):
+        raise UsageError(f"{quoted(value)} is for switches; this option takes another value", where=place)
     if declared.names is not None and value != field.default:
         declared.names.entry(str(value), where=place)
     if declared.parse is None or value == field.default:
@@ -130,6 +138,8 @@ def _typed(config: type[Config], values: dict[str, object], where: str) -> Confi
         declared, value = about(field), getattr(made, field.name)
         if value is None or isinstance(value, str):
             continue
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{quoted(value)} is not a finite number", where=_place(field.name, where))
         if declared.least is not None and value < declared.least:
             raise UsageError(f"{quoted(value)} is below {declared.least:g}", where=_place(field.name, where))
         if declared.most is not None and value > declared.most:

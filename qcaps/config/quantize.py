@@ -7,7 +7,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Literal
 
-from qcaps.config.option import option
+from qcaps.config.option import LARGEST_SEED, option
 from qcaps.config.sizes import parse_size
 from qcaps.registry import ROUNDINGS, SEARCHES
 
@@ -18,14 +18,16 @@ def parse_percent(value: object) -> Decimal:
     Raises
     ------
     ValueError
-        If it is not a number from 0 to 100.
+        If it is not a number from 0 to 100 with at most 20 decimals.
     """
+    text = str(value)
     try:
-        percent = Decimal(str(value))
+        percent = Decimal("NaN" if "_" in text else text)  # Decimal reads 0_2 as 2
     except InvalidOperation:
         percent = Decimal("NaN")
-    if not percent.is_finite() or not 0 <= percent <= 100:
-        raise ValueError(f"'{str(value)[:40]}' is not a percentage from 0 to 100")
+    exponent = percent.as_tuple().exponent
+    if not isinstance(exponent, int) or abs(exponent) > 20 or not 0 <= percent <= 100:
+        raise ValueError(f"'{text[:40]}' is not a percentage from 0 to 100 with at most 20 decimals")
     return percent
 
 
@@ -63,7 +65,7 @@ class QuantizeConfig:
     )
     data_dir: Path | None = option(None, "Folder of the data sets (QCAPS_DATA, else ~/.cache/qcaps/data).")
     test_batch_size: int = option(200, "Images per batch; changes speed and memory only.", least=1)
-    seed: int = option(42, "Seed of calibration images and of stochastic rounding.", least=0)
+    seed: int = option(42, "Seed of calibration images and of stochastic rounding.", least=0, most=LARGEST_SEED)
     threads: int | None = option(None, "Compute threads (default: PyTorch's choice).", least=1)
     out: Path | None = option(None, "Output folder (default: runs/<input>-quantize).")
     fresh: bool = option(False, "Ignore the measurements in the output folder and start again.")

@@ -25,7 +25,7 @@ def parse_size(value: object) -> int:
     ValueError
         If the text is no positive size.
     """
-    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,12})?(?:[eE][+-]?\d)?)\s*([a-zA-Z]{0,3})\s*", str(value))
+    match = re.fullmatch(r"\s*(\d{1,12}(?:\.\d{1,12})?(?:[eE][+-]?\d{1,2})?)\s*([a-zA-Z]{0,3})\s*", str(value))
     if match is None or match[2].lower() not in UNITS:
         raise ValueError(f"'{str(value)[:40]}' is not a size such as 0.2, 200kB or 1.5MiB")
     size = int(Decimal(match[1]) * UNITS[match[2].lower()])

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from qcaps.config.option import option
+from qcaps.config.option import LARGEST_SEED, option
 from qcaps.registry import AUGMENTATIONS, DATASETS, DECODERS, MODELS
 
 
@@ -26,7 +26,9 @@ class TrainConfig:
     augmentation: str | None = option(
         None, "What is done to training images; by default what suits the data set.", names=AUGMENTATIONS
     )
-    split_seed: int = option(1234, "Seed that draws the validation images out of the training set.", least=0)
+    split_seed: int = option(
+        1234, "Seed that draws the validation images out of the training set.", least=0, most=LARGEST_SEED
+    )
     epochs: int = option(10, "Passes over the training images.", least=1)
     batch_size: int = option(100, "Images per step.", least=1)
     lr: float = option(0.001, "Learning rate of Adam at the start.", least=0)
@@ -50,7 +52,9 @@ class TrainConfig:
         "no", "Number format of the heavy products; bf16 is faster where the processor has it."
     )
     test_batch_size: int = option(200, "Images per batch of the evaluation after each epoch.", least=1)
-    seed: int = option(42, "Seed of the initial weights, the order of the images and the augmentation.", least=0)
+    seed: int = option(
+        42, "Seed of the initial weights, the order of the images and the augmentation.", least=0, most=LARGEST_SEED
+    )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.", metavar="DEVICE")
     threads: int | None = option(None, "Compute threads (default: PyTorch's choice).", least=1)
     out: Path | None = option(None, "Output folder (default: runs/<model>-<dataset>-train).")

@@ -113,7 +113,8 @@ class _Chain:
     def _train(self, step: StepPlan, folder: Path, options: dict[str, object], listen: OnProgress) -> Outcome:
         """Train, unless the very same step was finished here before."""
         checkpoint, key_file = folder / "checkpoint.pt", folder / "step.key"
-        key = content_key(_plain(step.options), qcaps.__version__, torch.__version__)
+        spelled_out = dataclasses.asdict(configure(VERBS[step.verb], step.options))
+        key = content_key(_plain(spelled_out), qcaps.__version__, torch.__version__)
         finished = key_file.is_file() and key_file.read_text() == key and checkpoint.is_file()
         self.checkpoint = checkpoint
         if finished and not self.config.fresh:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from qcaps.config.sizes import format_size
+from qcaps.quantization.formats import Float32
 from qcaps.quantization.limits import Limits
 from qcaps.reports.quantization import Conclusion, Promise, QuantizedModel, Score, SplitResult
 
@@ -35,7 +36,8 @@ def judge_promises(models: tuple[QuantizedModel, ...], limits: Limits) -> tuple[
 
 def conclude(promises: tuple[Promise, ...], models: tuple[QuantizedModel, ...]) -> Conclusion:
     """Say in a word or two whether everything holds."""
-    if len(models) > 1 or not models[0].search.passed:
+    too_large = any(promise.unit == "bytes" and not promise.kept for promise in promises)
+    if len(models) > 1 or too_large or not models[0].search.passed:
         return "not satisfied"
     return "satisfied" if all(promise.kept for promise in promises) else "report split fails"
 
@@ -63,17 +65,22 @@ def message(conclusion: Conclusion, models: tuple[QuantizedModel, ...], limits: 
             f"report split fails: {found.lost - found.gained} images lost net on the {final.split} split, where "
             f"{found.allowed} are allowed, though the search split held; a larger --margin keeps more in reserve"
         )
-    missing = small.search.lost - small.search.gained - small.search.allowed
-    parts = [f"{small.file} ({small.bits} bits, {size}) loses {missing} search images too many"]
-    if accurate is not small and limits.budget_bytes is not None:
-        over = limits.counted(accurate.file_bytes, accurate.payload_bytes) - limits.budget_bytes
-        parts.append(f"{accurate.file} ({accurate.bits} bits) is {format_size(over)} over the budget")
+    parts = []
+    if not small.search.passed:
+        missing = small.search.lost - small.search.gained - small.search.allowed
+        parts.append(f"{small.file} ({small.bits} bits, {size}) loses {missing} search images too many")
+    accurate_bytes = limits.counted(accurate.file_bytes, accurate.payload_bytes)
+    if limits.budget_bytes is not None and accurate_bytes > limits.budget_bytes:
+        over = format_size(accurate_bytes - limits.budget_bytes)
+        parts.append(f"{accurate.file} ({accurate.bits} bits) is {over} over the budget")
     return f"not satisfied: {'; '.join(parts)}"
 
 
 def warnings(models: tuple[QuantizedModel, ...], uniform_note: str) -> tuple[str, ...]:
     """Collect what a reader must know before trusting the figures."""
     found = []
+    if models[-1].bits == Float32.bits:
+        found.append(f"no width of this rounding holds the tolerance: {models[-1].file} is float32")
     for result in (models[0].search, models[0].report):
         if result.allowed < FEW_LOSSES:
             found.append(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from qcaps.config.sizes import format_size
+from qcaps.errors import one_line
 from qcaps.reports.quantization import QuantizationReport, QuantizedModel, Score
 
 # A step summary above 1 MiB is dropped as a whole, and a comment ends at 65,536 characters.
@@ -129,4 +130,4 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def _escaped(value: object) -> str:
     """Write a value so that it cannot break out of a table cell."""
-    return str(value).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+    return one_line(str(value)).replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

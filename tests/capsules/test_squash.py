@@ -91,9 +91,9 @@ def test_efficient_squash_of_a_very_long_vector_is_a_unit_vector(dtype):
 
 
 def test_efficient_squash_of_a_very_short_vector_keeps_its_digits():
-    # 1 - exp(-n) would lose every digit here: the length of 1e-9 must come out as 1e-9.
-    s = torch.tensor([[3e-10, 4e-10]], dtype=torch.float64)
-    assert length(squash(s, "efficient", 1e-20)).item() == pytest.approx(5e-10, rel=1e-8)
+    # 1 - exp(-n) would keep three digits here; the squashed length must come out as n itself.
+    s = torch.tensor([[3e-13, 4e-13]], dtype=torch.float64)
+    assert length(squash(s, "efficient", 1e-20)).item() == pytest.approx(5e-13, rel=1e-6, abs=0)
 
 
 @given(

@@ -67,12 +67,9 @@ def test_the_next_step_is_the_one_the_optimizer_would_have_made(written):
 
 
 def test_the_header_of_a_state_is_plain_json():
-    header, _ = pack_state(Position(history=[FIRST]), *_swapped(network_and_optimizer()))
+    network, optimizer = network_and_optimizer()
+    header, _ = pack_state(Position(history=[FIRST]), network, {}, optimizer)
     assert json.loads(json.dumps(header))["position"]["history"][0]["validation_correct"] == 4
-
-
-def _swapped(made):
-    return made[0], {}, made[1]
 
 
 def test_the_best_epoch_is_looked_up_in_the_history():
