@@ -19,7 +19,7 @@ def test_the_public_names_are_the_verbs() -> None:
 
 @pytest.mark.parametrize("package", [qcaps, qcaps.config])
 def test_public_names_are_sorted_and_resolve(package: object) -> None:
-    names: list[str] = package.__all__  # type: ignore[attr-defined]
+    names: list[str] = package.__all__
     assert names == sorted(set(names))
     assert all(callable(getattr(package, name)) for name in names)
 

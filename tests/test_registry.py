@@ -41,12 +41,8 @@ def test_every_name_can_be_typed(kind: Registry, name: str) -> None:
 
 
 def test_what_is_registered_knows_its_name() -> None:
-    assert {registry.MODELS.load(name).architecture for name in registry.MODELS.names()} == {  # type: ignore[attr-defined]
-        *registry.MODELS.names()
-    }
-    assert [registry.DATASETS.load(name).name for name in registry.DATASETS.names()] == [  # type: ignore[attr-defined]
-        *registry.DATASETS.names()
-    ]
+    assert {registry.MODELS.load(name).architecture for name in registry.MODELS.names()} == {*registry.MODELS.names()}
+    assert [registry.DATASETS.load(name).name for name in registry.DATASETS.names()] == [*registry.DATASETS.names()]
 
 
 def test_two_entries_of_one_name_are_refused() -> None:

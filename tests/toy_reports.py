@@ -78,4 +78,4 @@ def toy_report(**changes: object) -> QuantizationReport:
         versions={"torch": "2.10"},
         run={"seconds": 1.5},
     )
-    return dataclasses.replace(report, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(report, **changes)

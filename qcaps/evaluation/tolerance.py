@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -68,24 +67,6 @@ class Tolerance:
         return math.floor(seeds * self.allowance(correct=correct, images=images))
 
 
-def parse_tolerance(text: str, kind: ToleranceKind = "relative", *, where: str = "") -> Tolerance:
-    """Read a tolerance as typed, for example ``0.2``.
-
-    Raises
-    ------
-    UsageError
-        If the text is not a decimal number, or not from 0 to 100; `where` names the option or recipe line.
-    """
-    if not _DECIMAL.fullmatch(text):
-        raise UsageError(
-            f"accuracy tolerance {quoted(text)} is not a number", where=where, do="give percent such as 0.2"
-        )
-    try:
-        return Tolerance(Decimal(text), kind)
-    except UsageError as error:
-        raise UsageError(error.what, where=where, do=error.do) from error
-
-
 def search_allowance(tolerance: Tolerance, *, correct: int, images: int, margin_pct: int = 10, seeds: int = 1) -> int:
     """Give the net losses a search may spend: K less a margin of `margin_pct` percent of K, rounded down.
 
@@ -128,9 +109,6 @@ def judge(baseline_correct: Tensor, candidate_correct: Tensor, allowed: int) -> 
     lost = int((baseline_correct & ~candidate_correct).sum())
     gained = int((candidate_correct & ~baseline_correct).sum())
     return Verdict(lost, gained, allowed, baseline_correct.numel(), passed=lost - gained <= allowed)
-
-
-_DECIMAL = re.compile(r"\+?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]{1,3})?")
 
 
 def _is_short(percent: Decimal) -> bool:

@@ -91,17 +91,6 @@ def payload_bytes(network: CapsuleNetwork, plan: BitPlan) -> int:
     return total
 
 
-def read_artifact(path: Path) -> Artifact:
-    """Read an artifact safely.
-
-    Raises
-    ------
-    ArtifactError
-        If the file is not a whole, sane artifact.
-    """
-    return _artifact(read_container(path, schema=ARTIFACT))
-
-
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """A network out of a file, whichever kind of file it was.

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qcaps.errors import UsageError
-from qcaps.evaluation.tolerance import Tolerance, judge, parse_tolerance, search_allowance
+from qcaps.evaluation.tolerance import Tolerance, judge, search_allowance
 
 hundredths = st.integers(0, 10_000)
 
@@ -60,44 +60,10 @@ def test_the_reserve_of_a_search_can_be_chosen():
     assert search_allowance(tolerance, correct=10_000, images=10_000, margin_pct=25, seeds=2) == 30
 
 
-@pytest.mark.parametrize(
-    ("text", "percent"),
-    [("0.2", "0.2"), ("2", "2"), ("0", "0"), ("100", "100"), (".5", "0.5"), ("1e-05", "0.00001")],
-)
-def test_typed_tolerances_are_read_exactly(text, percent):
-    assert parse_tolerance(text) == Tolerance(Decimal(percent))
-
-
-def test_the_kind_is_kept():
-    assert parse_tolerance("0.2", "absolute").kind == "absolute"
-
-
-@pytest.mark.parametrize(
-    "text",
-    ["", "x", "0,2", "0.2%", "nan", "inf", "1_0", "٢", " 2", "2\n", "0.2.1", "e5", "-1", "100.01", "1e3"],
-)
-def test_text_that_is_no_percentage_is_a_usage_error(text):
-    with pytest.raises(UsageError, match="accuracy tolerance"):
-        parse_tolerance(text)
-
-
-@pytest.mark.parametrize("text", ["1e-999999999", "0e999999999", "1e-999", "0e999", "0." + "0" * 100_000])
-def test_text_that_would_need_huge_numbers_is_a_usage_error(text):
-    with pytest.raises(UsageError):
-        parse_tolerance(text)
-
-
 @pytest.mark.parametrize("percent", ["-0.1", "100.1", "NaN", "Infinity", "1E-21", "0E+21"])
 def test_a_decimal_outside_the_range_is_a_usage_error(percent):
     with pytest.raises(UsageError, match="from 0 to 100"):
         Tolerance(Decimal(percent))
-
-
-@pytest.mark.parametrize("text", ["half", "200"])
-def test_errors_say_where_the_tolerance_was_given(text):
-    with pytest.raises(UsageError) as caught:
-        parse_tolerance(text, where="--accuracy-tolerance")
-    assert caught.value.where == "--accuracy-tolerance"
 
 
 def test_lost_and_gained_images_are_counted_apart():

@@ -30,7 +30,6 @@ from qcaps.quantization.artifact import (
     load,
     payload_bytes,
     predictions_sha256,
-    read_artifact,
     replay_self_test,
 )
 from qcaps.quantization.calibration import calibrate, plan_of_width
@@ -91,7 +90,7 @@ def test_the_file_predicts_what_the_plan_predicts_in_memory(
 @pytest.mark.parametrize("rounding", SCHEMES)
 def test_the_file_gives_back_weights_bit_for_bit_and_everything_else(tmp_path: Path, rounding: Rounding) -> None:
     plan = plan_of(FOLDED, 5, rounding)
-    artifact = read_artifact(saved(tmp_path, honest(FOLDED, 5, rounding)))
+    artifact = load(saved(tmp_path, honest(FOLDED, 5, rounding))).artifact
     weights = round_weights(toy_network(FOLDED), plan, SEED).tensors
     assert all(torch.equal(p, weights[name]) for name, p in artifact.network.named_parameters())
     assert (artifact.model, artifact.data, artifact.plan, artifact.seed) == (FOLDED, DATA, plan, SEED)
@@ -122,7 +121,7 @@ def test_the_same_content_gives_the_same_bytes(rounding: Rounding) -> None:
 def test_what_was_read_is_written_with_the_same_bytes(tmp_path: Path) -> None:
     for rounding in SCHEMES:
         data = honest(FOLDED, 4, rounding)
-        assert artifact_bytes(read_artifact(saved(tmp_path, data))) == data
+        assert artifact_bytes(load(saved(tmp_path, data)).artifact) == data
 
 
 @pytest.mark.parametrize("spec", [FOLDED, ROUTED])
@@ -173,8 +172,7 @@ def test_loading_tells_a_checkpoint_from_an_artifact(tmp_path: Path) -> None:
 
 def test_a_checkpoint_is_no_artifact(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "a.pt", Checkpoint(NORMED, encoder_tensors(toy_network(NORMED)), DATA, {}))
-    with pytest.raises(ArtifactError, match=r"is a qcaps\.checkpoint/1, not a qcaps\.artifact"):
-        read_artifact(tmp_path / "a.pt")
+    assert load(tmp_path / "a.pt").artifact is None
 
 
 # What a stranger may have changed. Every file below is whole and has the right checksums.
@@ -446,14 +444,14 @@ def test_the_self_test_bears_a_small_difference_between_machines_and_no_large_on
     tmp_path: Path, rounding: Rounding
 ) -> None:
     path = saved(tmp_path, honest(FOLDED, 6, rounding))
-    artifact, expected = read_artifact(path), read_container(path, schema=ARTIFACT).tensors[SCORES]
+    artifact, expected = load(path).artifact, read_container(path, schema=ARTIFACT).tensors[SCORES]
     assert replay_self_test(artifact, expected + 5e-4)
     assert not replay_self_test(artifact, expected + 2e-3)
 
 
 def test_the_self_test_bears_no_other_prediction(tmp_path: Path) -> None:
     path = saved(tmp_path, honest())
-    artifact, expected = read_artifact(path), read_container(path, schema=ARTIFACT).tensors[SCORES]
+    artifact, expected = load(path).artifact, read_container(path, schema=ARTIFACT).tensors[SCORES]
     assert replay_self_test(artifact, expected)
 
 

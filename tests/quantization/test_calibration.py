@@ -183,7 +183,7 @@ def test_a_failed_calibration_leaves_no_hook_behind() -> None:
 def test_a_plan_of_one_width_covers_every_site(rounding: str, bits: int, kind: type) -> None:
     network = toy_network(ROUTED)
     ranges = calibrated(network, toy_images(ROUTED))
-    plan = plan_of_width(ranges, bits, rounding)  # type: ignore[arg-type]
+    plan = plan_of_width(ranges, bits, rounding)
     assert plan.rounding == rounding
     assert list(plan.weights) == list(ranges.weights)
     assert list(plan.arrays) == list(array_sites(network, (1, 14, 14)))
@@ -200,5 +200,5 @@ def test_every_site_of_a_plan_has_its_own_scale() -> None:
     scales = {fmt.frac_bits for fmt in plan.arrays.values() if isinstance(fmt, FixedPoint)}
     assert len(scales) > 3
     for site, fmt in (*plan.weights.items(), *plan.arrays.items()):
-        seen = (ranges.weights | ranges.arrays)[site]  # type: ignore[operator]
+        seen = (ranges.weights | ranges.arrays)[site]
         assert fmt == choose_format(seen.sample, seen.largest, 6, "truncation"), site

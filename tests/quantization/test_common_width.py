@@ -85,7 +85,7 @@ def test_seventeen_widths_take_five_judgements_at_most() -> None:
     worst = 0
     widths = widths_of("truncation", 1)
     for passes_from in widths:
-        judge = Judge(lambda bits, least=passes_from: bits >= least)  # type: ignore[misc]
+        judge = Judge(lambda bits, least=passes_from: bits >= least)
         assert bits_of(search_common_width(judge, widths, lambda bits: True)) == {"satisfied.pt": passes_from}
         worst = max(worst, len(judge.asked))
     assert (len(widths), worst) == (17, 5)

@@ -88,7 +88,7 @@ def test_a_network_without_norms_is_unchanged() -> None:
 
 @pytest.mark.parametrize("spec", [NORMED, ROUTED])
 def test_the_decoder_is_dropped_with_its_norms(spec: ModelSpec) -> None:
-    with_decoder = dataclasses.replace(spec, decoder="fc", decoder_norm=True)  # type: ignore[type-var]
+    with_decoder = dataclasses.replace(spec, decoder="fc", decoder_norm=True)
     tensors = {n: t for n, t in initialised(with_decoder, 0).state_dict().items() if "batches_tracked" not in n}
     folded, numbers = fold_batch_norms(with_decoder, tensors)
     assert folded == spec.folded()

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+from qcaps_cli import evaluate, listing, quantize, recipe, train
+from shell import call, spawn
+
+from qcaps.config import EvaluateConfig, QuantizeConfig, RunConfig, TrainConfig, configure
+from qcaps.errors import UsageError
+from qcaps.recipe.lookup import find_recipe, shipped_recipes
+from qcaps.recipe.overrides import override
+from qcaps.recipe.schema import check_recipe
+from qcaps.recipe.yaml_reader import read_yaml
+from qcaps.registry import AUGMENTATIONS, DATASETS, DECODERS, MODELS, ROUNDINGS, SEARCHES
+from qcaps.verbs.outcome import Outcome
+
+MODULES = {"train": train, "quantize": quantize, "eval": evaluate, "run": recipe, "list": listing}
+EXAMPLES = [pytest.param(verb, example, id=example) for verb, module in MODULES.items() for example in module.EXAMPLES]
+REGISTRIES = {
+    "models": MODELS,
+    "decoders": DECODERS,
+    "datasets": DATASETS,
+    "augmentations": AUGMENTATIONS,
+    "roundings": ROUNDINGS,
+    "searches": SEARCHES,
+}
+
+
+@pytest.fixture
+def given(monkeypatch):
+    """Replace every verb by something that checks what it is given, as far as that needs no computing."""
+    noted = []
+
+    def checked(config):
+        def verb(*arguments, on_progress, **options):
+            noted.append((arguments, configure(config, options)))
+            return Outcome(0, (), {}, ())
+
+        return verb
+
+    def run(name, *changes, on_progress, **options):
+        source, path = find_recipe(name)
+        check_recipe(override(read_yaml(path.read_bytes(), source=source), changes), source=source)
+        noted.append(((name, *changes), configure(RunConfig, options)))
+        return Outcome(0, (), {}, ())
+
+    monkeypatch.setattr("qcaps.verbs.train.train", checked(TrainConfig))
+    monkeypatch.setattr("qcaps.verbs.quantize.quantize", checked(QuantizeConfig))
+    monkeypatch.setattr("qcaps.verbs.evaluate.evaluate", checked(EvaluateConfig))
+    monkeypatch.setattr("qcaps.recipe.runner.run", run)
+    return noted
+
+
+@pytest.mark.parametrize(("verb", "example"), EXAMPLES)
+def test_an_example_of_the_help_runs(capsys, given, verb, example):
+    command, *words = shlex.split(example)
+    assert (command, words[0]) == ("qcaps", verb)
+    answer = call(capsys, *words)
+    assert (answer.code, answer.err) == (0, "")
+    assert len(given) == (0 if verb == "list" else 1)
+
+
+@pytest.mark.parametrize(("verb", "example"), EXAMPLES)
+def test_an_example_stands_in_the_help_in_one_piece(capsys, monkeypatch, verb, example):
+    monkeypatch.setenv("COLUMNS", "80")
+    assert example in [line.strip() for line in call(capsys, verb, "--help").out.splitlines()]
+
+
+@pytest.mark.parametrize("verb", MODULES)
+def test_every_verb_has_two_examples_and_is_listed_in_the_help(capsys, verb):
+    module = MODULES[verb]
+    assert len(module.EXAMPLES) == 2
+    page = " ".join(call(capsys, "--help").out.replace("│", " ").split())
+    assert f" {verb} {module.DOC} " in page
+
+
+def test_arguments_and_options_reach_their_verb(capsys, given):
+    call(capsys, "quantize", "a.pt", "--accuracy-tolerance", "1.5", "--memory-budget", "250kB", "--exit-zero")
+    call(capsys, "eval", "a.pt", "b.pt", "--split", "validation", "--seed", "3")
+    call(capsys, "eval")
+    call(capsys, "run", "quickstart", "train.epochs=2", "seed=1", "--dry-run", "--out", "here")
+    call(capsys, "train", "--epochs", "7", "--hard-training", "--model-arg", "a=1", "--model-arg", "b=2")
+    (quantized, q), (evaluated, e), (default, _), (ran, r), (trained, t) = given
+    assert (quantized, float(q.accuracy_tolerance), q.memory_budget, q.exit_zero) == (("a.pt",), 1.5, 250_000, True)
+    assert (evaluated, e.split, e.seed, e.latency) == (("a.pt", "b.pt"), "validation", 3, True)
+    assert default == ()
+    assert (ran, r.dry_run, r.out) == (("quickstart", "train.epochs=2", "seed=1"), True, Path("here"))
+    assert (trained, t.epochs, t.hard_training, t.model_arg) == ((), 7, True, ("a=1", "b=2"))
+
+
+def test_quantizing_quietly_prints_only_what_was_written(capsys, tiny_checkpoint, tmp_path):
+    answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 5, "--out", tmp_path, "--quiet")
+    files = [tmp_path / name for name in ("satisfied.pt", "report.json", "report.md")]
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines() == [str(file) for file in files]
+    assert all(file.is_file() for file in files)
+
+
+def test_quantizing_tells_the_verdict_and_the_files(capsys, tiny_checkpoint, tmp_path):
+    answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 5, "--out", tmp_path)
+    lines = answer.out.splitlines()
+    assert lines[0].startswith("satisfied: ")
+    assert f"wrote {tmp_path}/satisfied.pt" in lines
+    assert "float network: 300/300" in answer.err.splitlines()
+
+
+def test_quantizing_with_json_prints_the_report(capsys, tiny_checkpoint, tmp_path):
+    answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 5, "--out", tmp_path, "--json")
+    assert answer.out == (tmp_path / "report.json").read_text()
+
+
+def test_the_default_output_folder_is_named_after_the_input(capsys, tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 5)
+    assert os.listdir(tmp_path / "runs") == ["checkpoint-quantize"]
+
+
+def test_evaluating_with_json_prints_one_document(capsys, tiny_checkpoint):
+    answer = call(capsys, "eval", tiny_checkpoint, "--json", "--no-latency")
+    document = json.loads(answer.out)
+    assert document["schema"] == "qcaps.eval/1"
+    assert document["files"][0]["sha256"] == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
+    assert answer.err == "evaluate checkpoint.pt: 200/360\nevaluate checkpoint.pt: 360/360\n" or answer.err == (
+        "evaluate checkpoint.pt: 360/360\n"
+    )
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_every_registry_is_listed(capsys, kind):
+    answer = call(capsys, "list", kind)
+    entries = list(REGISTRIES[kind])
+    assert (answer.code, answer.err) == (0, "")
+    assert [line.split(maxsplit=1) for line in answer.out.splitlines()] == [[e.name, e.doc] for e in entries]
+    assert call(capsys, "list", kind, "--quiet").out.split() == [e.name for e in entries]
+
+
+def test_recipes_are_listed(capsys):
+    document = json.loads(call(capsys, "list", "recipes", "--json").out)
+    assert (document["schema"], document["kind"]) == ("qcaps.list/1", "recipes")
+    assert [entry["name"] for entry in document["entries"]] == [entry.name for entry in shipped_recipes()]
+
+
+@pytest.mark.parametrize("kind", [*REGISTRIES, "recipes"])
+def test_the_help_of_list_names_every_list(capsys, kind):
+    assert kind in call(capsys, "list", "--help").out
+
+
+def test_an_unknown_name_points_to_a_list_that_there_is(capsys):
+    for registry in REGISTRIES.values():
+        with pytest.raises(UsageError) as raised:
+            registry.entry("nothing")
+        kind = raised.value.do.split("`")[1].removeprefix("qcaps list ")
+        assert call(capsys, "list", kind).code == 0
+
+
+def test_the_real_command_gives_data_on_stdout_and_progress_on_stderr(tiny_checkpoint, tmp_path):
+    answer = spawn("eval", tiny_checkpoint, "--json", "--no-latency", cwd=tmp_path)
+    assert answer.code == 0
+    assert json.loads(answer.out)["files"][0]["images"] == 360
+    assert answer.err.splitlines()[-1] == "evaluate checkpoint.pt: 360/360"
+    assert os.listdir(tmp_path) == []

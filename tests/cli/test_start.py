@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import time
+
+import pytest
+from shell import COMMAND
+
+HEAVY = ["torch", "torchvision", "torch_pruning", "accelerate", "sklearn", "matplotlib", "pydantic", "numpy", "jinja2"]
+PAGES = [[], ["--help"], ["--version"], *([verb, "--help"] for verb in ("train", "quantize", "eval", "run", "list"))]
+ANSWERS = [*PAGES, ["list", "models"], ["list", "recipes", "--json"], ["trian"], ["train", "--epohcs", "3"]]
+
+
+def heavy_after(program: str) -> list[str]:
+    """Run a program in a new process, and give the heavy modules that it imported."""
+    ending = f"\nimport sys; print(*[name for name in {HEAVY} if name in sys.modules], file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program + ending], capture_output=True, text=True, check=True)
+    return done.stderr.splitlines()[-1].split()
+
+
+def test_helping_and_listing_import_nothing_heavy():
+    assert heavy_after(f"from qcaps_cli.main import main\nfor words in {ANSWERS}: main(words)") == []
+
+
+@pytest.mark.parametrize("module", ["qcaps", "qcaps.errors", "qcaps.config", "qcaps.registry", "qcaps_cli.main"])
+def test_light_modules_import_nothing_heavy(module):
+    assert heavy_after(f"import {module}") == []
+
+
+def test_the_heavy_modules_are_found_where_they_are_imported():
+    assert "torch" in heavy_after("import qcaps; qcaps.train")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("words", [["--help"], ["quantize", "--help"], ["list", "models"]])
+def test_an_answer_without_computing_takes_less_than_0_3_seconds(words):
+    seconds = []
+    for _ in range(5):
+        start = time.perf_counter()
+        subprocess.run([*COMMAND, *words], capture_output=True, check=True, env=os.environ)
+        seconds.append(time.perf_counter() - start)
+    assert statistics.median(seconds) < 0.3
