@@ -33,8 +33,8 @@ def pages() -> dict[str, str]:
 
 @pytest.fixture
 def page(capsys, pages, monkeypatch):
-    """Give the help page of a verb, on a narrow terminal."""
-    monkeypatch.setenv("COLUMNS", "80")
+    """Give the help page of a verb, as wide as in a log."""
+    monkeypatch.delenv("COLUMNS", raising=False)
 
     def of(verb: str) -> str:
         if verb not in pages:

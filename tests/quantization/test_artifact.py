@@ -170,11 +170,6 @@ def test_loading_tells_a_checkpoint_from_an_artifact(tmp_path: Path) -> None:
     assert torch.equal(found, expected)
 
 
-def test_a_checkpoint_is_no_artifact(tmp_path: Path) -> None:
-    write_checkpoint(tmp_path / "a.pt", Checkpoint(NORMED, encoder_tensors(toy_network(NORMED)), DATA, {}))
-    assert load(tmp_path / "a.pt").artifact is None
-
-
 # What a stranger may have changed. Every file below is whole and has the right checksums.
 
 Change = Callable[[Any], object]

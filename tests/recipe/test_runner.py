@@ -28,7 +28,7 @@ steps:
     device: cpu
     model-arg: ["conv_channels=[8, 8, 8, 16]", norm_momentum=0.1]
   - step: quantize
-  - step: eval
+  - {step: eval, latency: false}
 promises:
   accuracy-tolerance: 5
   memory-budget: 30 kB
@@ -72,6 +72,7 @@ def test_every_step_takes_what_the_one_before_left(ran):
     report = json.loads((out / "quantize" / "report.json").read_text())
     evaluation = json.loads((out / "eval" / "evaluation.json").read_text())
     assert [entry["file"] for entry in evaluation["files"]] == ["train/checkpoint.pt", "quantize/satisfied.pt"]
+    assert "run" not in evaluation
     checkpoint, artifact = evaluation["files"]
     assert checkpoint["sha256"] == report["inputs"]["checkpoint sha256"]
     assert artifact["sha256"] == report["result"][0]["sha256"]

@@ -196,7 +196,8 @@ def test_a_failure_on_the_report_split_alone_gives_exit_code_1(tiny_checkpoint, 
     outcome = qcaps.quantize(tiny_checkpoint, **WIDE, out=tmp_path)
     assert outcome.exit_code == 1
     assert outcome.document["verdict"] == "report split fails"
-    assert f"{len(unlucky) - 10} images lost net on the test split, where 0 are allowed" in outcome.lines[0]
+    allowed = len(unlucky) * 5 // 100
+    assert f"{len(unlucky) - 10} images lost net on the test split, where {allowed} are allowed" in outcome.lines[0]
     assert (tmp_path / "satisfied.pt").read_bytes() == (satisfied[0] / "satisfied.pt").read_bytes()
 
 
