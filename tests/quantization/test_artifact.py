@@ -335,11 +335,11 @@ def flip(place: int, mask: int) -> Callable[[Tensor], Tensor]:
         (replaced("conv2.weight", flip(0, 0x80)), "frac_bits"),
         (drop("conv2.weight"), "weights"),
         (put("conv9.weight", torch.zeros(3, dtype=torch.uint8)), "weights"),
-        (drop(SCORES), "self-test"),
-        (replaced(SCORES, lambda s: s[:-1]), "self-test"),
-        (replaced(SCORES, lambda s: s.long()), "self-test"),
-        (replaced(SCORES, lambda s: s + 0.01), "self-test"),
-        (replaced(SCORES, lambda s: s.flip(1)), "self-test"),
+        (drop(SCORES), "holds no self-test"),
+        (replaced(SCORES, lambda s: s[:-1]), "holds no self-test"),
+        (replaced(SCORES, lambda s: s.long()), "holds no self-test"),
+        (replaced(SCORES, lambda s: s + 0.01), "self-test fails"),
+        (replaced(SCORES, lambda s: s.flip(1)), "self-test fails"),
     ],
 )
 def test_a_changed_segment_is_refused(tmp_path: Path, change: Change, reason: str) -> None:

@@ -13,7 +13,7 @@ from qcaps.errors import QcapsError
 from qcaps.models.network import CapsuleNetwork, array_sites
 from qcaps.models.spec import ModelSpec
 from qcaps.progress import Step
-from qcaps.quantization.calibration import SAMPLE, Calibration, calibrate, plan_of_width
+from qcaps.quantization.calibration import SAMPLE, Calibration, SiteRange, calibrate, plan_of_width
 from qcaps.quantization.choosing import choose_format
 from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic
 
@@ -202,3 +202,8 @@ def test_every_site_of_a_plan_has_its_own_scale() -> None:
     for site, fmt in (*plan.weights.items(), *plan.arrays.items()):
         seen = (ranges.weights | ranges.arrays)[site]
         assert fmt == choose_format(seen.sample, seen.largest, 6, "truncation"), site
+
+
+def test_the_scale_holds_the_largest_value_though_the_sample_lacks_it() -> None:
+    ranges = Calibration({}, {"conv1.out": SiteRange(largest=9.75, sample=torch.zeros(5), values=5)})
+    assert plan_of_width(ranges, 6, "truncation").arrays == {"conv1.out": FixedPoint(6, 1)}  # up to 16

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 from collections.abc import Callable, Iterator
 from decimal import Decimal
 from pathlib import Path
@@ -357,6 +358,16 @@ def test_the_size_of_a_width_is_known_without_measuring_and_never_too_small(
         trial = tried(place, subject, bits)
     assert len(trial.file) <= file_bytes <= len(trial.file) + 64
     assert payload == trial.payload_bytes
+
+
+def test_the_size_of_a_width_allows_for_the_longest_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # zip files grow in steps of 64 bytes, which would hide a record that is a little too short
+    monkeypatch.setattr(trials, "artifact_bytes", lambda artifact: json.dumps(artifact.record).encode())
+    with bench(tmp_path, float_labelled(FOLDED, toy_images(FOLDED, IMAGES))) as place:
+        subject = subject_of()
+        baseline = measure_float(place, FOLDED, subject.network)
+        file_bytes, _ = size_of_width(place, subject, 32, baseline=baseline)
+        assert file_bytes == len(tried(place, subject, 32).file)
 
 
 def test_a_stopped_measurement_is_not_kept(tmp_path: Path) -> None:
