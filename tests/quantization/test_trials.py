@@ -23,7 +23,7 @@ from qcaps.progress import Step
 from qcaps.quantization import trials
 from qcaps.quantization.applying import ArrayRounder, round_weights, weights_replaced
 from qcaps.quantization.artifact import SELF_TEST_IMAGES, load, payload_bytes
-from qcaps.quantization.calibration import calibrate, plan_of_width
+from qcaps.quantization.calibration import Calibration, SiteRange, calibrate, plan_of_width
 from qcaps.quantization.formats import Rounding
 from qcaps.quantization.trials import Bench, Subject, measure_float, size_of_width, summed_verdict, try_width
 
@@ -176,18 +176,26 @@ def with_weight(subject: Subject) -> Subject:
     return dataclasses.replace(subject, network=network)
 
 
+def with_arrays(subject: Subject) -> Subject:
+    """Give the arrays a range sixteen times as wide; the weights round as before."""
+    ranges = subject.calibration
+    wide = {s: SiteRange(16 * r.largest, 16 * r.sample, r.values) for s, r in ranges.arrays.items()}
+    return dataclasses.replace(subject, calibration=Calibration(ranges.weights, wide))
+
+
 @pytest.mark.parametrize(
     "other",
     [
         with_weight(subject_of()),
+        with_arrays(subject_of()),
         dataclasses.replace(subject_of(), seed=8),
         subject_of(rounding="truncation"),
         dataclasses.replace(subject_of(), model=dataclasses.replace(FOLDED, attention_scale=3.0)),
         dataclasses.replace(subject_of(), model=dataclasses.replace(FOLDED, squash_eps=0.5)),
     ],
-    ids=["weight", "seed", "rounding", "spec", "epsilon"],
+    ids=["weight", "arrays", "seed", "rounding", "spec", "epsilon"],
 )
-def test_another_weight_seed_scheme_or_spec_is_measured(tmp_path: Path, other: Subject) -> None:
+def test_another_weight_plan_seed_or_spec_is_measured(tmp_path: Path, other: Subject) -> None:
     with bench(tmp_path) as place:
         tried(place, subject_of())
         spent = place.image_forwards_now
