@@ -17,6 +17,7 @@ import qcaps.data.digits
 from qcaps.artifacts.checkpoint import read_checkpoint
 from qcaps.data.digits import DIGITS
 from qcaps.errors import ArtifactError, StoppedError, UsageError
+from qcaps.models.spec import initialised
 
 # 1,137 training images in batches of 100: 12 steps an epoch, some hundredths of a second each.
 TINY = {
@@ -269,6 +270,13 @@ def test_a_file_in_the_place_of_the_output_folder_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="output folder"):
         qcaps.train(**TINY, out=tmp_path / "file")
+
+
+def test_the_first_weights_are_drawn_from_the_seed(tmp_path):
+    outcome = qcaps.train(**TINY | {"epochs": 1, "lr": 0, "seed": 7}, out=tmp_path)
+    checkpoint, _ = read_checkpoint(outcome.files[0])
+    for name, parameter in initialised(checkpoint.model, 7).named_parameters():
+        assert torch.equal(checkpoint.tensors[name], parameter.detach())
 
 
 def test_training_leaves_the_global_generator_alone(tmp_path):
