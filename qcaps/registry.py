@@ -89,25 +89,111 @@ def near_matches(name: str, known: tuple[str, ...]) -> str:
 MODELS = Registry(
     "model",
     Entry(
-        "efficient-capsnet",
-        "Efficient-CapsNet: four convolutions, 16 primary capsules, self-attention routing.",
-        "qcaps.models.efficient_capsnet:EfficientCapsNetSpec",
+        "shallow-capsnet",
+        "ShallowCapsNet, the original CapsNet in the flavour of Q-CapsNets.",
+        "qcaps.models.shallow_capsnet:SHALLOW_CAPSNET",
     ),
     Entry(
-        "shallow-capsnet",
-        "ShallowCapsNet, the original CapsNet: two 9x9 convolutions and dynamic routing.",
-        "qcaps.models.shallow_capsnet:ShallowCapsNetSpec",
+        "capsnet-sabour", "The original CapsNet as Sabour et al. describe it.", "qcaps.models.capsnet_flavours:SABOUR"
     ),
+    Entry(
+        "capsnet-tf-original",
+        "The original CapsNet as its authors released it.",
+        "qcaps.models.capsnet_flavours:TF_ORIGINAL",
+    ),
+    Entry(
+        "capsnet-efficientcn",
+        "The original CapsNet of EfficientCN: logits start from a learned table.",
+        "qcaps.models.capsnet_flavours:EFFICIENTCN",
+    ),
+    Entry(
+        "capsnet-ethanleet",
+        "The original CapsNet of ethanleet/CapsNet, to read its checkpoints.",
+        "qcaps.models.capsnet_flavours:ETHANLEET",
+    ),
+    Entry("q7-capsnet-mnist", "Q7-CapsNets' small CapsNet for MNIST.", "qcaps.models.capsnet_flavours:Q7_MNIST"),
+    Entry(
+        "q7-capsnet-smallnorb",
+        "Q7-CapsNets' small CapsNet for smallNORB.",
+        "qcaps.models.capsnet_flavours:Q7_SMALLNORB",
+    ),
+    Entry("q7-capsnet-cifar10", "Q7-CapsNets' small CapsNet for CIFAR-10.", "qcaps.models.capsnet_flavours:Q7_CIFAR10"),
+    Entry(
+        "efficient-capsnet",
+        "Efficient-CapsNet: 16 primary capsules, self-attention routing.",
+        "qcaps.models.efficient_capsnet:EFFICIENT_CAPSNET",
+    ),
+    Entry(
+        "efficient-capsnet-smallnorb",
+        "Efficient-CapsNet for pairs of smallNORB, with instance norms.",
+        "qcaps.models.efficient_capsnet:SMALLNORB",
+    ),
+    Entry(
+        "efficient-capsnet-multimnist",
+        "Efficient-CapsNet for two overlapping digits.",
+        "qcaps.models.efficient_capsnet:MULTIMNIST",
+    ),
+    Entry(
+        "efficient-capsnet-affnist",
+        "Efficient-CapsNet for digits in 40x40 pixels.",
+        "qcaps.models.efficient_capsnet:AFFNIST",
+    ),
+    Entry(
+        "deepcaps", "DeepCaps: residual capsule blocks, 3-D convolutional routing.", "qcaps.models.deepcaps:DEEPCAPS"
+    ),
+    Entry("deepcaps-64", "DeepCaps for 64x64 colour images.", "qcaps.models.deepcaps:DEEPCAPS_64"),
+    Entry("em-capsnet", "Matrix capsules with EM routing, for smallNORB.", "qcaps.models.em_capsnet:EM_CAPSNET"),
+    Entry("resnet50-capsnet", "ResNet-50 with a capsule head.", "qcaps.models.resnet50_capsnet:RESNET50_CAPSNET"),
+    Entry(
+        "mobilenetv1-capsnet",
+        "MobileNetV1 with a capsule head.",
+        "qcaps.models.mobilenetv1_capsnet:MOBILENETV1_CAPSNET",
+    ),
+    Entry("resnet50", "ResNet-50, the plain classifier.", "qcaps.models.resnet50:RESNET50"),
+    Entry("mobilenetv1", "MobileNetV1, the plain classifier.", "qcaps.models.mobilenetv1:MOBILENETV1"),
+    Entry("cnn-r", "The CapsNet's convolutions and two dense layers, a baseline.", "qcaps.models.cnn_baselines:CNN_R"),
+    Entry("cnn-cr", "The same with the length of ten dense vectors.", "qcaps.models.cnn_baselines:CNN_CR"),
+    Entry("cnn-cr-sf", "The same with squash and no routing.", "qcaps.models.cnn_baselines:CNN_CR_SF"),
+    Entry("cnn-small", "Two convolutions and a dense layer, a baseline.", "qcaps.models.cnn_small:CNN_SMALL"),
+)
+
+ROUTINGS = Registry(
+    "routing",
+    Entry("dynamic", "Routing by agreement, one to many iterations.", "qcaps.capsules.routing:DynamicRouting"),
+    Entry(
+        "attention",
+        "Self-attention: one pass, by the agreement with the sum of all votes.",
+        "qcaps.capsules.routing:SelfAttentionRouting",
+    ),
+    Entry("em", "EM: matrix capsules as clusters of votes.", "qcaps.capsules.em_routing:EMRouting"),
+    Entry("uniform", "All couplings equal, the ablation of every other.", "qcaps.capsules.routing:UniformRouting"),
 )
 
 DECODERS = Registry(
     "decoder",
-    Entry("none", "No decoder: margin loss only.", "qcaps.capsules.decoders:no_decoder"),
-    Entry("fc", "Three fully connected layers, any image size.", "qcaps.capsules.decoders:fc_decoder"),
+    Entry("none", "No decoder: no reconstruction loss.", "qcaps.capsules.decoders:no_decoder"),
+    Entry("fc", "Three fully connected layers, any image size.", "qcaps.capsules.decoders:FC"),
     Entry(
         "deconv28",
         "Transposed convolutions to 28x28 pixels, 250,121 parameters for ten classes.",
-        "qcaps.capsules.decoders:deconv28_decoder",
+        "qcaps.capsules.conv_decoders:DECONV28",
+    ),
+    Entry("deconv32", "The same to 32x32 pixels.", "qcaps.capsules.conv_decoders:DECONV32"),
+    Entry(
+        "convdecoder28",
+        "DeepCaps' small transposed convolutions to 28x28 pixels.",
+        "qcaps.capsules.conv_decoders:CONVDECODER28",
+    ),
+    Entry("convdecoder64", "The same to 64x64 pixels.", "qcaps.capsules.conv_decoders:CONVDECODER64"),
+    Entry(
+        "upsample48",
+        "Efficient-CapsNet's bilinear upsampling to 48x48 pixels.",
+        "qcaps.capsules.conv_decoders:UPSAMPLE48",
+    ),
+    Entry(
+        "upsample48-aligned",
+        "The same with aligned corners, as EfficientCN has it.",
+        "qcaps.capsules.conv_decoders:UPSAMPLE48_ALIGNED",
     ),
 )
 
@@ -164,5 +250,40 @@ SEARCHES = Registry(
         "common-width",
         "The smallest width common to all sites that holds the tolerance, by bisection.",
         "qcaps.quantization.common_width:search_common_width",
+    ),
+)
+
+IMPORTERS = Registry(
+    "importer",
+    Entry(
+        "q-capsnets",
+        "ShallowCapsNet and DeepCaps of bbussolino/Q-CapsNets (.pt).",
+        "qcaps.importers.q_capsnets:q_capsnets",
+    ),
+    Entry(
+        "efficient-capsnet",
+        "Efficient-CapsNet and the original CapsNet of EscVM/Efficient-CapsNet (.h5).",
+        "qcaps.importers.efficient_capsnet:efficient_capsnet",
+    ),
+    Entry(
+        "q7-capsnets",
+        "Small CapsNets of MiguelCosta94/Q7-CapsNets (.h5).",
+        "qcaps.importers.q7_capsnets:q7_capsnets",
+    ),
+    Entry(
+        "efficientcn",
+        "Efficient-CapsNet and CapsNet of matthiasware/EfficientCN (.pt).",
+        "qcaps.importers.efficientcn:efficientcn",
+    ),
+    Entry("ethanleet", "CapsNet of ethanleet/CapsNet (.pt).", "qcaps.importers.ethanleet:ethanleet"),
+    Entry(
+        "eagleeye",
+        "Pruned ResNet-50 and MobileNetV1 classifiers of EagleEye (.pth).",
+        "qcaps.importers.eagleeye:eagleeye",
+    ),
+    Entry(
+        "towards-efficient",
+        "Backbones with a capsule head of Towards Efficient Capsule Networks (.pth).",
+        "qcaps.importers.towards_efficient:towards_efficient",
     ),
 )

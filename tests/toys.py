@@ -17,7 +17,16 @@ NORMED = EfficientCapsNetSpec(height=14, width=14, classes=3, conv_channels=(4, 
 FOLDED = NORMED.folded()
 # Three routing iterations, so that sites repeat.
 ROUTED = ShallowCapsNetSpec(
-    height=14, width=14, classes=3, conv_channels=4, kernel_size=5, primary_types=3, primary_dim=4, class_dim=4
+    height=14,
+    width=14,
+    classes=3,
+    conv_channels=(4,),
+    conv_kernels=(5,),
+    primary_types=3,
+    primary_dim=4,
+    primary_kernel=5,
+    primary_coupling=1 / 3,
+    class_dim=4,
 )
 # With this seed each of the three networks predicts more than one class.
 SEED = 44

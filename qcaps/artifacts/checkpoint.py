@@ -26,14 +26,14 @@ class Checkpoint:
     model, tensors
         Rebuild the network; float32 parameters and running statistics by name, the decoder's included.
     data
-        The images it was trained on, and how they were split.
+        The images it was trained on, and how they were split; None if they are no data set of ours.
     record
         How it was made and what it scored on validation images: plain data, for people and reports.
     """
 
     model: ModelSpec
     tensors: Mapping[str, Tensor]
-    data: DataSpec
+    data: DataSpec | None
     record: Mapping[str, object]
 
     def network(self, *, where: str = "checkpoint") -> CapsuleNetwork:
@@ -46,7 +46,7 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> str:
     header = {
         "schema": f"{CHECKPOINT}/1",
         "model": spec_to_dict(checkpoint.model),
-        "data": data_spec_to_dict(checkpoint.data),
+        "data": None if checkpoint.data is None else data_spec_to_dict(checkpoint.data),
         "record": dict(checkpoint.record),
     }
     return write_container(path, header, checkpoint.tensors)
@@ -76,10 +76,11 @@ def checkpoint_of(container: Container) -> Checkpoint:
     record = header.get("record")
     if not isinstance(record, dict):
         raise ArtifactError("the header holds no record", where=where)
+    nameless = "data" in header and header["data"] is None
     checkpoint = Checkpoint(
         model=spec_from_dict(header.get("model"), where=where),
         tensors=container.tensors,
-        data=data_spec_from_dict(header.get("data"), where=where),
+        data=None if nameless else data_spec_from_dict(header.get("data"), where=where),
         record=record,
     )
     filled(checkpoint.model, checkpoint.tensors, where=where)

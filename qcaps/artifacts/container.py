@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from qcaps.artifacts.archive import Limits as Limits
-from qcaps.artifacts.archive import check_archive, parsing, refusal, unexpected_content
+from qcaps.artifacts.archive import check_archive, unexpected_content
+from qcaps.artifacts.records import Limits as Limits
+from qcaps.artifacts.records import parsing, refusal
 from qcaps.artifacts.writing import atomic_write
 from qcaps.errors import ArtifactError, QcapsError, quoted
 

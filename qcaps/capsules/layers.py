@@ -2,68 +2,36 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
-from qcaps.capsules.routing import DynamicRouting, SelfAttentionRouting, cast_votes
+from qcaps.capsules.routing import RoutingSpec, build_routing, cast_votes
 from qcaps.capsules.sites import Sites
 from qcaps.capsules.squash import SquashVariant, squash
 
-
-class FeatureConv(nn.Module):
-    """A convolution without padding, ReLU and, if asked, batch norm after the ReLU.
-
-    Parameters
-    ----------
-    channels_in, channels_out, kernel_size, stride
-        Of the convolution.
-    norm_eps, norm_momentum
-        Of the batch norm, momentum in PyTorch's sense.
-    with_norm
-        False once the norm is folded into the next layer.
-    """
-
-    def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        *,
-        kernel_size: int,
-        stride: int = 1,
-        with_norm: bool = False,
-        norm_eps: float = 1e-3,
-        norm_momentum: float = 0.01,
-    ) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel_size, stride)
-        self.norm = nn.BatchNorm2d(channels_out, norm_eps, norm_momentum) if with_norm else None
-        self.sites = Sites("out", weights={"weight": "conv.weight", "bias": "conv.bias"})
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``(batch, in, h, w)`` to ``(batch, out, h', w')``."""
-        x = torch.relu(self.conv(x))
-        if self.norm is not None:
-            x = self.norm(x)
-        return self.sites("out", x)
+# How the outputs of a convolution become capsules; see `as_capsules`.
+ReshapeOrder = Literal["type_hw", "hw_type", "stacked_raw"]
 
 
 class PrimaryCapsules(nn.Module):
-    """Capsules cut from the channels of a convolution, channel = type · dim + position in the vector.
+    """Capsules cut from the channels of a convolution without padding.
 
     Parameters
     ----------
     channels_in, kernel_size, stride
-        Of the convolution, which has no padding.
+        Of the convolution.
     types, dim
         Capsule types and the dimension of each capsule; the convolution has types · dim output channels.
     depthwise
         One filter per channel, as Efficient-CapsNet has it; then `channels_in` equals types · dim.
+    order
+        See :func:`as_capsules`.
+    with_norm
+        Batch norm of the convolution's outputs.
     squash_variant, squash_eps
         See :func:`~qcaps.capsules.squash.squash`.
-
-    Notes
-    -----
-    Capsule index = (type · rows + row) · columns + column.
     """
 
     def __init__(
@@ -74,33 +42,41 @@ class PrimaryCapsules(nn.Module):
         dim: int,
         kernel_size: tuple[int, int],
         stride: int,
-        depthwise: bool,
+        depthwise: bool = False,
+        order: ReshapeOrder = "type_hw",
+        with_norm: bool = False,
         squash_variant: SquashVariant,
         squash_eps: float,
     ) -> None:
         super().__init__()
         channels = types * dim
-        self.types, self.dim = types, dim
+        self.types, self.dim, self.order = types, dim, order
         self.squash_variant, self.squash_eps = squash_variant, squash_eps
         self.conv = nn.Conv2d(channels_in, channels, kernel_size, stride, groups=channels if depthwise else 1)
+        self.norm = nn.BatchNorm2d(channels) if with_norm else None
         self.sites = Sites("presquash", "out", weights={"weight": "conv.weight", "bias": "conv.bias"})
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features ``(batch, channels, h, w)`` to capsules ``(batch, types·h'·w', dim)``."""
-        s = self.sites("presquash", as_capsules(self.conv(x), self.types, self.dim))
+        maps = self.conv(x)
+        if self.norm is not None:
+            maps = self.norm(maps)
+        s = self.sites("presquash", as_capsules(maps, self.types, self.dim, self.order))
         return self.sites("out", squash(s, self.squash_variant, self.squash_eps))
 
 
 class RoutedPrimaryCapsules(nn.Module):
     """Primary capsules as Q-CapsNets makes them: one routing pass with constant coupling.
 
-    The convolution has no bias; its single input type is routed to all types with the coupling coefficient
-    1/types, then a bias per type and dimension is added.
+    The convolution has no bias; its single input type is routed to all types with a constant coupling coefficient,
+    then a bias per type and dimension is added.
 
     Parameters
     ----------
-    channels_in, types, dim, kernel_size, stride, squash_variant, squash_eps
+    channels_in, types, dim, kernel_size, stride, order, squash_variant, squash_eps
         As for :class:`PrimaryCapsules`.
+    coupling
+        1/32 in the published networks. A number of its own, since it stays when types are pruned.
 
     References
     ----------
@@ -115,11 +91,13 @@ class RoutedPrimaryCapsules(nn.Module):
         dim: int,
         kernel_size: int,
         stride: int,
+        coupling: float,
+        order: ReshapeOrder = "type_hw",
         squash_variant: SquashVariant,
         squash_eps: float,
     ) -> None:
         super().__init__()
-        self.types, self.dim = types, dim
+        self.types, self.dim, self.order, self.coupling = types, dim, order, coupling
         self.squash_variant, self.squash_eps = squash_variant, squash_eps
         self.conv = nn.Conv2d(channels_in, types * dim, kernel_size, stride, bias=False)
         self.bias = nn.Parameter(torch.empty(types, dim, 1, 1))
@@ -128,9 +106,9 @@ class RoutedPrimaryCapsules(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map features ``(batch, channels, h, w)`` to capsules ``(batch, types·h'·w', dim)``."""
         votes = self.sites("votes", self.conv(x))  # (batch, types * dim, h, w)
-        coupling = self.sites("coupling", votes.new_full((len(x), 1), 1 / self.types))
+        coupling = self.sites("coupling", votes.new_full((len(x), 1), self.coupling))
         total = self.sites("sum", votes * coupling.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1))
-        s = as_capsules(total, self.types, self.dim)
+        s = as_capsules(total, self.types, self.dim, self.order)
         return self.sites("out", squash(s, self.squash_variant, self.squash_eps))
 
 
@@ -144,17 +122,15 @@ class ClassCapsules(nn.Module):
     n_out, d_out
         Number of classes and dimension of their capsules.
     routing
-        A module that fits :class:`~qcaps.capsules.routing.Routing`.
+        Every number of the routing.
     """
 
-    def __init__(
-        self, n_in: int, d_in: int, n_out: int, d_out: int, routing: DynamicRouting | SelfAttentionRouting
-    ) -> None:
+    def __init__(self, n_in: int, d_in: int, n_out: int, d_out: int, routing: RoutingSpec) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.empty(n_in, n_out, d_in, d_out))
-        self.routing = routing
-        weights = {role: f"routing.{name}" for role, name in routing.weights.items()}
-        self.sites = Sites("votes", *routing.arrays, weights={"weight": "weight", **weights})
+        self.routing = build_routing(routing, n_in, n_out, d_out)
+        weights = {role: f"routing.{name}" for role, name in self.routing.weights.items()}
+        self.sites = Sites("votes", *self.routing.arrays, weights={"weight": "weight", **weights})
 
     def forward(self, lower: Tensor) -> Tensor:
         """Map capsules ``(batch, n_in, d_in)`` to ``(batch, n_out, d_out)``."""
@@ -163,8 +139,30 @@ class ClassCapsules(nn.Module):
         return capsules
 
 
-def as_capsules(maps: Tensor, types: int, dim: int) -> Tensor:
-    """Read channels as capsules: ``(batch, types·dim, h, w)`` → ``(batch, types·h·w, dim)``."""
+def as_capsules(maps: Tensor, types: int, dim: int, order: ReshapeOrder) -> Tensor:
+    """Read channels as capsules.
+
+    Parameters
+    ----------
+    maps
+        Outputs of a convolution, shape ``(batch, types·dim, h, w)``, channel = type · dim + position in the vector.
+    types, dim
+        Capsule types, and the dimension of a capsule.
+    order
+        Capsule index: ``type_hw`` (type · h + row) · w + column; ``hw_type`` (row · w + column) · types + type.
+        ``stacked_raw`` cuts the memory of (position in the vector, type, row, column) into runs of `dim`: what the
+        reproduction ``ethanleet/CapsNet`` does, where a capsule is a run of neighbouring cells. It exists to read its
+        checkpoints.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(batch, types·h·w, dim)``.
+    """
     batch, _, height, width = maps.shape
     by_type = maps.reshape(batch, types, dim, height, width)
-    return by_type.permute(0, 1, 3, 4, 2).reshape(batch, types * height * width, dim)
+    if order == "hw_type":
+        return by_type.permute(0, 3, 4, 1, 2).reshape(batch, -1, dim)
+    if order == "stacked_raw":
+        return by_type.transpose(1, 2).reshape(batch, -1, dim)
+    return by_type.permute(0, 1, 3, 4, 2).reshape(batch, -1, dim)

@@ -20,6 +20,8 @@ class Margins:
 NORMAL_MARGINS = Margins(0.9, 0.1, 0.5)
 # Hard training of Q-CapsNets, used in the second half of the epochs when asked for.
 HARD_MARGINS = Margins(0.95, 0.05, 0.8)
+# A narrow margin at first keeps capsules from dying early.
+FIRST_SPREAD_MARGIN, LAST_SPREAD_MARGIN = 0.2, 0.9
 
 
 def margin_loss(scores: Tensor, labels: Tensor, margins: Margins = NORMAL_MARGINS) -> Tensor:
@@ -47,6 +49,42 @@ def margin_loss(scores: Tensor, labels: Tensor, margins: Margins = NORMAL_MARGIN
     missed = (margins.present - scores).clamp_min(0).square()
     false_alarm = (scores - margins.absent).clamp_min(0).square()
     return (present * missed + margins.absent_weight * (1 - present) * false_alarm).sum(1)
+
+
+def spread_loss(scores: Tensor, labels: Tensor, margin: float) -> Tensor:
+    """Compute the spread loss of every image, Σ over the other classes j of max(0, margin − (a_true − a_j))².
+
+    Parameters
+    ----------
+    scores
+        Activations of the class capsules, shape ``(batch, classes)``.
+    labels
+        True classes, shape ``(batch,)``.
+    margin
+        How far the true class should be ahead; see :func:`spread_margin`.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(batch,)``.
+
+    References
+    ----------
+    Hinton, Sabour and Frosst, "Matrix capsules with EM routing", 2018, eq. 3.
+    """
+    lead = scores.gather(1, labels.unsqueeze(1)) - scores  # (batch, classes)
+    others = 1 - one_hot(labels, scores.shape[1]).to(scores.dtype)
+    return (others * (margin - lead).clamp_min(0).square()).sum(1)
+
+
+def spread_margin(progress: float) -> float:
+    """Give the margin of the spread loss, rising evenly from 0.2 to 0.9 as `progress` goes from 0 to 1.
+
+    References
+    ----------
+    Hinton, Sabour and Frosst, "Matrix capsules with EM routing", 2018, section 4.1.
+    """
+    return FIRST_SPREAD_MARGIN + progress * (LAST_SPREAD_MARGIN - FIRST_SPREAD_MARGIN)
 
 
 def reconstruction_loss(reconstructions: Tensor, images: Tensor) -> Tensor:

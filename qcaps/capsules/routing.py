@@ -1,19 +1,30 @@
-"""Routing: from the votes of the lower capsules to the class capsules.
+"""Routing: from the votes of the lower capsules to the upper ones.
 
 Each routing is a module with the same call, ``routing(votes, sites)``, and declares the arrays and weights
-of its own that a bit plan may round, so that any capsule layer can be built with any routing.
+of its own that a bit plan may round, so that any layer of vector capsules can be built with any of them. Matrix
+capsules need activations beside votes; their routing is in :mod:`qcaps.capsules.em_routing`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from qcaps.capsules.sites import Sites
 from qcaps.capsules.squash import SquashVariant, at_least_float32, full_precision, squash
+from qcaps.errors import UsageError
+
+# Published networks run three or four passes; a file that asks for very many would never be done.
+MOST_PASSES = 100
+
+VectorRouting = Literal["dynamic", "attention", "uniform"]
+# Added to the sum in every pass before the squash, or to the coupling coefficients.
+BiasPosition = Literal["none", "in_loop", "after_softmax"]
 
 
 class Routing(Protocol):
@@ -21,24 +32,81 @@ class Routing(Protocol):
 
     arrays: tuple[str, ...]
     weights: Mapping[str, str]
+    bias: nn.Parameter | None
 
     def __call__(self, votes: Tensor, sites: Sites) -> Tensor:
         """Combine votes ``(batch, n_in, n_out, d_out)`` into capsules ``(batch, n_out, d_out)``."""
 
 
-class DynamicRouting(nn.Module):
-    """Routing by agreement.
+@dataclass(frozen=True)
+class RoutingSpec:
+    """Every number of a routing of vector capsules.
 
     Parameters
     ----------
-    n_out, d_out
-        Number and dimension of the class capsules.
+    kind
+        Registry name.
     iterations
-        Passes of softmax, weighted sum and squash, at least 1; one pass is uniform routing.
+        Passes of dynamic routing, at least 1; the others make one.
+    bias
+        Where a bias is added; ``in_loop`` one vector per upper capsule type, ``after_softmax`` one number per pair.
+    scale, temperature
+        Divisors of the agreement of self-attention, and of what enters its softmax.
+    prior_logits
+        Whether the logits of dynamic routing start from a table learned with the weights.
+    absent
+        Upper capsules that were pruned away: silent ones cast no agreement, so each keeps the share of a zero logit.
+    detach
+        Whether gradients flow into the votes through the last pass of dynamic routing alone.
     squash_variant, squash_eps
         See :func:`~qcaps.capsules.squash.squash`.
-    with_bias
-        Whether a bias of shape ``(n_out, d_out)`` is added to the sum in every pass, before the squash.
+    """
+
+    kind: VectorRouting
+    squash_variant: SquashVariant
+    squash_eps: float
+    iterations: int = 3
+    bias: BiasPosition = "none"
+    scale: float = 1.0
+    temperature: float = 1.0
+    prior_logits: bool = False
+    detach: bool = False
+    absent: int = 0
+
+
+def build_routing(
+    spec: RoutingSpec, n_in: int, n_out: int, d_out: int, *, positions: int = 1
+) -> DynamicRouting | SelfAttentionRouting | UniformRouting:
+    """Build a routing of vector capsules.
+
+    Parameters
+    ----------
+    spec
+        Every number.
+    n_in
+        Lower capsules.
+    n_out, d_out
+        Upper capsules, index = type · positions + position, and their dimension.
+    positions
+        Upper capsules of one type in convolutional layers; they share a bias and compete with all others in one
+        softmax.
+
+    Raises
+    ------
+    UsageError
+        If the routing would run more than 100 passes.
+    """
+    if spec.iterations > MOST_PASSES:
+        raise UsageError(f"routing_passes is {spec.iterations}", do=f"at most {MOST_PASSES}")
+    if spec.kind == "dynamic":
+        return DynamicRouting(spec, n_in, n_out, d_out, positions=positions)
+    if spec.kind == "attention":
+        return SelfAttentionRouting(spec, n_in, n_out, d_out, positions=positions)
+    return UniformRouting(spec, n_in, n_out, d_out, positions=positions)
+
+
+class DynamicRouting(nn.Module):
+    """Routing by agreement; arguments as for :func:`build_routing`.
 
     Notes
     -----
@@ -46,65 +114,46 @@ class DynamicRouting(nn.Module):
 
     References
     ----------
-    Sabour, Frosst and Hinton, "Dynamic Routing Between Capsules", 2017, procedure 1.
+    Sabour, Frosst and Hinton, "Dynamic Routing Between Capsules", 2017, procedure 1. With the softmax over types and
+    positions: Rajasegaran et al., "DeepCaps: Going Deeper with Capsule Networks", 2019, section 3.1.
     """
 
     arrays = ("coupling", "sum", "out", "logits")
 
-    def __init__(
-        self,
-        n_out: int,
-        d_out: int,
-        *,
-        iterations: int,
-        squash_variant: SquashVariant,
-        squash_eps: float,
-        with_bias: bool,
-    ) -> None:
+    def __init__(self, spec: RoutingSpec, n_in: int, n_out: int, d_out: int, *, positions: int = 1) -> None:
         super().__init__()
-        self.iterations = iterations
-        self.squash_variant = squash_variant
-        self.squash_eps = squash_eps
-        self.bias = nn.Parameter(torch.empty(n_out, d_out)) if with_bias else None
-        self.weights: Mapping[str, str] = {"bias": "bias"} if with_bias else {}
+        self.spec, self.positions = spec, positions
+        self.bias = _bias(spec.bias, n_in, n_out // positions, d_out)
+        self.prior = nn.Parameter(torch.empty(n_in, n_out)) if spec.prior_logits else None
+        self.weights = _weights(self.bias, self.prior)
 
     def forward(self, votes: Tensor, sites: Sites) -> Tensor:
         """Route votes ``(batch, n_in, n_out, d_out)`` to capsules ``(batch, n_out, d_out)``."""
         with full_precision(votes):
             votes = at_least_float32(votes)
+            heard = votes.detach() if self.spec.detach else votes
             logits = torch.zeros_like(votes[..., 0])  # (batch, in, out)
-            capsules = self._one_pass(votes, logits, 1, sites)
-            for t in range(1, self.iterations):
-                logits = sites("logits", logits + agreement(votes, capsules), t)
-                capsules = self._one_pass(votes, logits, t + 1, sites)
-            return capsules
+            if self.prior is not None:
+                logits = logits + self.prior
+            for t in range(1, self.spec.iterations):
+                capsules = self._one_pass(heard, logits, t, sites)
+                logits = sites("logits", logits + agreement(heard, capsules), t)
+            return self._one_pass(votes, logits, self.spec.iterations, sites)
 
     def _one_pass(self, votes: Tensor, logits: Tensor, t: int, sites: Sites) -> Tensor:
-        coupling = sites("coupling", softmax_over_classes(logits), t)  # (batch, in, out)
-        total = weighted_sum(coupling, votes)  # (batch, out, dim)
-        if self.bias is not None:
-            total = total + self.bias
-        return sites("out", squash(sites("sum", total, t), self.squash_variant, self.squash_eps), t)
+        coupling = _biased_coupling(softmax_over_classes(logits, self.spec.absent), self)
+        coupling = sites("coupling", coupling, t)  # (batch, in, out)
+        total = sites("sum", _biased_sum(weighted_sum(coupling, votes), self), t)  # (batch, out, dim)
+        return sites("out", squash(total, self.spec.squash_variant, self.spec.squash_eps), t)
 
 
 class SelfAttentionRouting(nn.Module):
-    """Route once, by the agreement of each vote with the sum of all votes for the same class.
-
-    Parameters
-    ----------
-    n_in, n_out
-        Number of lower and of class capsules; the bias has shape ``(n_in, n_out, 1)``.
-    scale
-        Divisor of the agreement.
-    uniform
-        Replace the softmax by 1/n_out, the ablation; the bias after it stays.
-    squash_variant, squash_eps
-        See :func:`~qcaps.capsules.squash.squash`.
+    """Route once, by the agreement of each vote with the sum of all votes; arguments as for :func:`build_routing`.
 
     Notes
     -----
-    The bias is added after the softmax, so couplings may be negative and need not sum to one. The paper divides
-    by the root of the lower dimension, √8; the authors' code by the root of the upper one, √16: `scale` holds
+    The published bias is added after the softmax, so couplings may be negative and need not sum to one. The paper
+    divides by the root of the lower dimension, √8; the authors' code by the root of the upper one, √16: the scale holds
     either. The agreement of a vote with every other, summed, is its product with their sum, which is cheaper.
 
     References
@@ -114,37 +163,72 @@ class SelfAttentionRouting(nn.Module):
     """
 
     arrays = ("logits", "coupling", "sum", "out")
-    weights: Mapping[str, str] = {"bias": "bias"}
 
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        *,
-        scale: float,
-        squash_variant: SquashVariant,
-        squash_eps: float,
-        uniform: bool,
-    ) -> None:
+    def __init__(self, spec: RoutingSpec, n_in: int, n_out: int, d_out: int, *, positions: int = 1) -> None:
         super().__init__()
-        self.scale = scale
-        self.uniform = uniform
-        self.squash_variant = squash_variant
-        self.squash_eps = squash_eps
-        self.bias = nn.Parameter(torch.empty(n_in, n_out, 1))
+        self.spec, self.positions = spec, positions
+        self.bias = _bias(spec.bias, n_in, n_out // positions, d_out)
+        self.weights = _weights(self.bias)
 
     def forward(self, votes: Tensor, sites: Sites) -> Tensor:
         """Route votes ``(batch, n_in, n_out, d_out)`` to capsules ``(batch, n_out, d_out)``."""
         with full_precision(votes):
             votes = at_least_float32(votes)
-            if self.uniform:
-                coupling = votes.new_full(votes.shape[:3], 1 / votes.shape[2])  # (batch, in, out)
-            else:
-                logits = sites("logits", agreement(votes, votes.sum(1)) / self.scale)  # (batch, in, out)
-                coupling = softmax_over_classes(logits)
-            coupling = sites("coupling", coupling + self.bias.squeeze(-1))
-            total = sites("sum", weighted_sum(coupling, votes))  # (batch, out, dim)
-            return sites("out", squash(total, self.squash_variant, self.squash_eps))
+            logits = sites("logits", agreement(votes, votes.sum(1)) / self.spec.scale)  # (batch, in, out)
+            coupling = softmax_over_classes(logits / self.spec.temperature, self.spec.absent)
+            coupling = _biased_coupling(coupling, self)
+            total = _biased_sum(weighted_sum(sites("coupling", coupling), votes), self)  # (batch, out, dim)
+            return sites("out", squash(sites("sum", total), self.spec.squash_variant, self.spec.squash_eps))
+
+
+class UniformRouting(nn.Module):
+    """Couple every pair equally, the ablation of every routing; arguments as for :func:`build_routing`.
+
+    It has the tensors of the routing it stands in for: biases stay in use, a table of prior logits does not.
+    """
+
+    arrays = ("coupling", "sum", "out")
+
+    def __init__(self, spec: RoutingSpec, n_in: int, n_out: int, d_out: int, *, positions: int = 1) -> None:
+        super().__init__()
+        self.spec, self.positions = spec, positions
+        self.bias = _bias(spec.bias, n_in, n_out // positions, d_out)
+        self.prior = nn.Parameter(torch.empty(n_in, n_out)) if spec.prior_logits else None
+        self.weights = _weights(self.bias, self.prior)
+
+    def forward(self, votes: Tensor, sites: Sites) -> Tensor:
+        """Combine votes ``(batch, n_in, n_out, d_out)`` into capsules ``(batch, n_out, d_out)``."""
+        with full_precision(votes):
+            votes = at_least_float32(votes)
+            coupling = _biased_coupling(votes.new_full(votes.shape[:3], 1 / (votes.shape[2] + self.spec.absent)), self)
+            total = _biased_sum(weighted_sum(sites("coupling", coupling), votes), self)  # (batch, out, dim)
+            return sites("out", squash(sites("sum", total), self.spec.squash_variant, self.spec.squash_eps))
+
+
+def _bias(position: BiasPosition, n_in: int, types: int, d_out: int) -> nn.Parameter | None:
+    if position == "none":
+        return None
+    shape = (types, d_out) if position == "in_loop" else (n_in, types, 1)
+    return nn.Parameter(torch.empty(shape))
+
+
+def _weights(bias: nn.Parameter | None, prior: nn.Parameter | None = None) -> Mapping[str, str]:
+    """Name the weight sites: role → parameter."""
+    return {**({} if bias is None else {"bias": "bias"}), **({} if prior is None else {"prior": "prior"})}
+
+
+def _biased_coupling(coupling: Tensor, routing: DynamicRouting | SelfAttentionRouting | UniformRouting) -> Tensor:
+    """Add the bias of the pairs, if there is one: ``(batch, in, out)``."""
+    if routing.bias is None or routing.spec.bias != "after_softmax":
+        return coupling
+    return coupling + routing.bias.squeeze(2).repeat_interleave(routing.positions, 1)
+
+
+def _biased_sum(total: Tensor, routing: DynamicRouting | SelfAttentionRouting | UniformRouting) -> Tensor:
+    """Add the bias of the upper capsules, if there is one: ``(batch, out, dim)``."""
+    if routing.bias is None or routing.spec.bias != "in_loop":
+        return total
+    return total + routing.bias.repeat_interleave(routing.positions, 0)
 
 
 def cast_votes(lower: Tensor, weight: Tensor) -> Tensor:
@@ -174,13 +258,17 @@ def cast_votes(lower: Tensor, weight: Tensor) -> Tensor:
     return votes.transpose(1, 2)  # (batch, in, out, dim)
 
 
-def softmax_over_classes(logits: Tensor) -> Tensor:
+def softmax_over_classes(logits: Tensor, absent: int = 0) -> Tensor:
     """Let the classes compete for each lower capsule: ``(batch, in, out)`` → the same, summing to 1 over ``out``.
 
     Taken along the middle axis of the memory that votes and logits share, which is 20 times faster than along the
-    last one.
+    last one. `absent` further classes with logit 0 take their share.
     """
-    return torch.softmax(logits.transpose(1, 2), dim=1).transpose(1, 2)
+    by_class = logits.transpose(1, 2)
+    if absent == 0:
+        return torch.softmax(by_class, dim=1).transpose(1, 2)
+    total = torch.logaddexp(by_class.logsumexp(1, keepdim=True), by_class.new_tensor(math.log(absent)))
+    return (by_class - total).exp().transpose(1, 2)
 
 
 def weighted_sum(coupling: Tensor, votes: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ Group = Literal["weights", "activations", "routing"]
 ROLE_GROUPS: Mapping[str, Group] = {
     "weight": "weights",
     "bias": "weights",
+    "prior": "weights",
     "input": "activations",
     "presquash": "activations",
     "votes": "activations",

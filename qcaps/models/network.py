@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,17 +12,29 @@ from torch import Tensor, nn
 from qcaps.capsules.masking import MaskLayout, mask_capsules
 from qcaps.capsules.sites import Sites, hooked
 from qcaps.capsules.squash import length
+from qcaps.models.units import Unit
+
+# What scores are trained with: lengths the margin loss, EM activations the spread loss, logits cross-entropy.
+ClassLoss = Literal["margin", "spread", "cross-entropy"]
 
 
 class Output(NamedTuple):
     """What a network says of a batch.
 
-    `scores` has shape ``(batch, classes)``, the largest is the prediction; `capsules` has shape
-    ``(batch, classes, dim)``.
+    `scores` has shape ``(batch, classes)``, the largest is the prediction: lengths of the class capsules, activations
+    of matrix capsules, logits of a plain classifier. `capsules` has shape ``(batch, classes, dim)``.
     """
 
     scores: Tensor
     capsules: Tensor
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A batch norm and the convolution it may be folded into, exactly; paths within the stages."""
+
+    norm: str
+    conv: str
 
 
 class CapsuleNetwork(nn.Module):
@@ -30,14 +43,20 @@ class CapsuleNetwork(nn.Module):
     Parameters
     ----------
     stages
-        Name → module, in order; each maps the value of the one before.
+        Name → module, in order; each maps the value of the one before. The last gives class capsules
+        ``(batch, classes, dim)``, or a pair of them and the scores ``(batch, classes)``.
     length_eps
         Added under the root of the capsule length.
     decoder, mask_layout
         Reconstruction of an image from one class capsule; None for none.
     folds
-        Pairs of stages ``(normalised, next)``: the batch norm of the first may be folded into the convolution
-        of the second, exactly.
+        Every batch norm that can be folded away.
+    units
+        What can be pruned.
+    loss
+        What the scores are trained with.
+    backbone
+        Names of the stages in front of a capsule head, those that are frozen to train the head alone.
     """
 
     def __init__(
@@ -47,14 +66,21 @@ class CapsuleNetwork(nn.Module):
         length_eps: float = 0.0,
         decoder: nn.Module | None = None,
         mask_layout: MaskLayout = "zeros",
-        folds: tuple[tuple[str, str], ...] = (),
+        folds: Sequence[Fold] = (),
+        units: Sequence[Unit] = (),
+        loss: ClassLoss = "margin",
+        backbone: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.stages = nn.ModuleDict(stages)
         self.length_eps = length_eps
         self.decoder = decoder
         self.mask_layout: MaskLayout = mask_layout
-        self.folds = folds
+        self.folds = tuple(folds)
+        self.units = tuple(units)
+        self.loss: ClassLoss = loss
+        self.backbone = tuple(backbone)
+        self.frozen: frozenset[str] = frozenset()
         for path, module in self.stages.named_modules():
             if isinstance(module, Sites):
                 module.owner = path.removesuffix(".sites")
@@ -64,17 +90,40 @@ class CapsuleNetwork(nn.Module):
         value = images
         for stage in self.stages.values():
             value = stage(value)
-        return Output(length(value, self.length_eps), value)
+        if isinstance(value, Tensor):
+            return Output(length(value, self.length_eps), value)
+        capsules, scores = value
+        return Output(scores, capsules)
+
+    def freeze(self, names: Collection[str]) -> None:
+        """Keep stages as they are: no gradients, and always in evaluation mode, so that no statistics drift."""
+        self.frozen = frozenset(names)
+        for name in self.frozen:
+            self.stages[name].requires_grad_(requires_grad=False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> Self:
+        """Switch to training or evaluation mode; frozen stages stay in evaluation mode."""
+        super().train(mode)
+        for name in self.frozen:
+            self.stages[name].eval()
+        return self
 
     def reconstruct(self, capsules: Tensor, kept: Tensor) -> Tensor:
-        """Draw images from the kept class capsule of each.
+        """Draw images from the kept class capsules.
 
         Parameters
         ----------
         capsules
             Class capsules, shape ``(batch, classes, dim)``.
         kept
-            Class to draw, shape ``(batch,)``.
+            Class to draw of each image, shape ``(batch,)``, or several, shape ``(batch, n)``, drawn apart by the one
+            decoder.
+
+        Returns
+        -------
+        Tensor
+            Shape ``(batch, channels, height, width)`` or ``(batch, n, channels, height, width)``.
 
         Raises
         ------
@@ -83,8 +132,9 @@ class CapsuleNetwork(nn.Module):
         """
         if self.decoder is None:
             raise ValueError("this network has no decoder")
-        images: Tensor = self.decoder(mask_capsules(capsules, kept, self.mask_layout))
-        return images
+        masked = mask_capsules(capsules, kept, self.mask_layout)
+        images: Tensor = self.decoder(masked.flatten(0, -2))
+        return images.view(*masked.shape[:-1], *images.shape[1:])
 
 
 def predictions(output: Output) -> Tensor:
@@ -131,6 +181,12 @@ def encoder_tensors(network: CapsuleNetwork) -> dict[str, Tensor]:
         for name, tensor in network.state_dict().items()
         if not name.startswith("decoder.") and not name.endswith("num_batches_tracked")
     }
+
+
+def float_tensors(network: CapsuleNetwork) -> dict[str, Tensor]:
+    """List the encoder tensors without a weight site, norms that cannot be folded for example: they stay in float."""
+    rounded = set(weight_sites(network).values())
+    return {name: tensor for name, tensor in encoder_tensors(network).items() if name not in rounded}
 
 
 def parameter_count(network: CapsuleNetwork) -> int:

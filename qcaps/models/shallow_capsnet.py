@@ -1,4 +1,4 @@
-"""ShallowCapsNet, the original CapsNet: two 9×9 convolutions and dynamic routing.
+"""ShallowCapsNet, the original CapsNet: plain convolutions, one layer of primary capsules and dynamic routing.
 
 References: Sabour, Frosst and Hinton, "Dynamic Routing Between Capsules", 2017, section 4; Marchisio et al.,
 "Q-CapsNets", 2020, and the code ``bbussolino/Q-CapsNets``, whose flavour is the default here.
@@ -7,24 +7,25 @@ References: Sabour, Frosst and Hinton, "Dynamic Routing Between Capsules", 2017,
 from __future__ import annotations
 
 import dataclasses
-import math
+import itertools
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Self, cast
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import nn
 
-from qcaps.capsules.decoders import build_decoder
-from qcaps.capsules.layers import ClassCapsules, FeatureConv, PrimaryCapsules, RoutedPrimaryCapsules
+from qcaps.capsules.feature_conv import FeatureConv
+from qcaps.capsules.layers import ClassCapsules, PrimaryCapsules, ReshapeOrder, RoutedPrimaryCapsules
 from qcaps.capsules.masking import MaskLayout
-from qcaps.capsules.routing import DynamicRouting
+from qcaps.capsules.routing import BiasPosition, VectorRouting
 from qcaps.capsules.squash import SquashVariant
 from qcaps.errors import UsageError
-from qcaps.models.initialisation import initialise_norms_and_decoder, torch_default_, uniform_
+from qcaps.models.capsnet_initialisation import CapsNetFlavour, initialise_capsnet
 from qcaps.models.network import CapsuleNetwork
-
-# Published networks run three or four passes; a file that asks for very many would never be done.
-MOST_PASSES = 100
+from qcaps.models.parts import decoder_of, routing_of
+from qcaps.models.spec import Preset
+from qcaps.models.units import Cut, Unit, conv_cuts
 
 
 @dataclass(frozen=True)
@@ -34,79 +35,100 @@ class ShallowCapsNetSpec:
     Parameters
     ----------
     channels, height, width, classes
-        Of the images; any size from 17 pixels.
-    conv_channels, kernel_size
-        First convolution; the primary one has the same kernel and stride 2.
-    primary_types, primary_dim, class_dim
-        Capsule types and dimensions.
-    primary_bias
-        ``routed``: one routing pass with coupling 1/types, then a bias; ``conv``: the convolution's own bias.
+        Of the images; any size that the kernels leave something of.
+    conv_channels, conv_kernels, conv_strides
+        One entry per convolution in front of the capsules.
+    norm, norm_eps, norm_momentum
+        Batch norm before each ReLU and behind the primary convolution.
+    primary_types, primary_dim, primary_kernel, primary_stride
+        Primary capsules.
+    primary_bias, primary_coupling
+        ``routed``: one routing pass with this coupling, then a bias; ``conv``: the convolution's own bias.
+    reshape_order
+        See :func:`~qcaps.capsules.layers.as_capsules`.
+    class_dim
+        Dimension of the class capsules.
     squash, squash_eps, length_eps
         See :mod:`qcaps.capsules.squash`.
-    routing, routing_passes, routing_bias
-        ``uniform`` runs a single pass. The bias is added in every pass, before the squash.
+    routing, routing_passes, routing_bias, routing_detach, prior_logits, attention_scale, attention_temperature
+        See :class:`~qcaps.capsules.routing.RoutingSpec`.
+    initial_values
+        Whose initial values training starts from.
     decoder, decoder_norm, mask_layout
         Registry name of the decoder, batch norm in it, and what it is given.
     """
 
     architecture: ClassVar[str] = "shallow-capsnet"
+    usual_decoder: ClassVar[str] = "fc"
 
     channels: int = 1
     height: int = 28
     width: int = 28
     classes: int = 10
-    conv_channels: int = 256
-    kernel_size: int = 9
+    conv_channels: tuple[int, ...] = (256,)
+    conv_kernels: tuple[int, ...] = (9,)
+    conv_strides: tuple[int, ...] = (1,)
+    norm: Literal["none", "batch"] = "none"
+    norm_eps: float = 1e-5
+    norm_momentum: float = 0.1
     primary_types: int = 32
     primary_dim: int = 8
-    class_dim: int = 16
+    primary_kernel: int = 9
+    primary_stride: int = 2
     primary_bias: Literal["routed", "conv"] = "routed"
+    primary_coupling: float = 1 / 32
+    reshape_order: ReshapeOrder = "type_hw"
+    class_dim: int = 16
     squash: SquashVariant = "hinton_ratio"
     squash_eps: float = 0.0
     length_eps: float = 0.0
-    routing: Literal["dynamic", "uniform"] = "dynamic"
+    routing: VectorRouting = "dynamic"
     routing_passes: int = 3
-    routing_bias: bool = True
+    routing_bias: BiasPosition = "in_loop"
+    routing_detach: bool = False
+    prior_logits: bool = False
+    attention_scale: float = 4.0
+    attention_temperature: float = 1.0
+    initial_values: CapsNetFlavour = "qcapsnets"
     decoder: str = "none"
     decoder_norm: bool = False
     mask_layout: MaskLayout = "select"
 
     def build(self) -> CapsuleNetwork:
         """Build the network, its numbers not yet filled in."""
-        if self.routing_passes > MOST_PASSES:
-            raise UsageError(f"routing_passes of shallow-capsnet is {self.routing_passes}", do=f"at most {MOST_PASSES}")
-        rows, columns = (self._grid(size) for size in (self.height, self.width))
+        rows, columns = self._grid(self.height), self._grid(self.width)
+        stages: dict[str, nn.Module] = {}
+        channels = (self.channels, *self.conv_channels)
+        layers = zip(itertools.pairwise(channels), self.conv_kernels, self.conv_strides, strict=True)
+        for index, ((n_in, n_out), kernel, stride) in enumerate(layers, start=1):
+            stages[f"conv{index}"] = FeatureConv(
+                n_in,
+                n_out,
+                kernel_size=kernel,
+                stride=stride,
+                norm=self.norm,
+                norm_eps=self.norm_eps,
+                norm_momentum=self.norm_momentum,
+                norm_order="before_activation",
+            )
+        stages["primary"] = self._primary()
         n_primary = self.primary_types * rows * columns
-        routing = DynamicRouting(
-            self.classes,
-            self.class_dim,
-            iterations=self.routing_passes if self.routing == "dynamic" else 1,
-            squash_variant=self.squash,
-            squash_eps=self.squash_eps,
-            with_bias=self.routing_bias,
+        routing = dataclasses.replace(routing_of(self), prior_logits=self.prior_logits, detach=self.routing_detach)
+        stages["class_caps"] = ClassCapsules(n_primary, self.primary_dim, self.classes, self.class_dim, routing)
+        return CapsuleNetwork(
+            stages,
+            length_eps=self.length_eps,
+            decoder=decoder_of(self),
+            mask_layout=self.mask_layout,
+            units=self._units(rows * columns),
         )
-        stages = {
-            "conv1": FeatureConv(self.channels, self.conv_channels, kernel_size=self.kernel_size),
-            "primary": self._primary(),
-            "class_caps": ClassCapsules(n_primary, self.primary_dim, self.classes, self.class_dim, routing),
-        }
-        return CapsuleNetwork(stages, length_eps=self.length_eps, decoder=self._decoder(), mask_layout=self.mask_layout)
 
     def initialise(self, network: CapsuleNetwork, generator: torch.Generator) -> None:
-        """Fill the numbers as Q-CapsNets does: PyTorch's default, class weights Kaiming-uniform, class bias 0.1."""
-        for stage in network.stages.values():
-            if isinstance(stage, ClassCapsules):
-                uniform_(stage.weight, math.sqrt(6 / (self.primary_dim * self.class_dim * self.classes)), generator)
-                if stage.routing.bias is not None:
-                    nn.init.constant_(stage.routing.bias, 0.1)
-                continue
-            torch_default_(cast("nn.Module", stage.conv), generator)
-            if isinstance(stage, RoutedPrimaryCapsules):
-                nn.init.zeros_(stage.bias)
-        initialise_norms_and_decoder(network, network.decoder, generator)
+        """Fill the numbers as the code named by `initial_values` does."""
+        initialise_capsnet(network, self.initial_values, generator)
 
     def folded(self) -> Self:
-        """Give the spec itself: there is no batch norm to fold."""
+        """Give the spec itself: the published networks have no batch norm to fold."""
         return self
 
     def with_uniform_routing(self) -> Self:
@@ -117,45 +139,82 @@ class ShallowCapsNetSpec:
         """Give the spec of the same network without its decoder."""
         return dataclasses.replace(self, decoder="none", decoder_norm=False)
 
+    def with_widths(self, widths: Mapping[str, int]) -> Self:
+        """Give the spec of the same network with the kept number of some of its units."""
+        convs = [widths.get(f"conv{i}.channels", n) for i, n in enumerate(self.conv_channels, start=1)]
+        return dataclasses.replace(
+            self,
+            conv_channels=tuple(convs),
+            primary_types=widths.get("primary.types", self.primary_types),
+            primary_dim=widths.get("primary.dims", self.primary_dim),
+        )
+
     def _grid(self, size: int) -> int:
         """Give the rows (or columns) of primary capsules for an image side in pixels."""
-        left = size - self.kernel_size + 1
-        grid = (left - self.kernel_size) // 2 + 1
-        if grid < 1:
-            least = 2 * self.kernel_size - 1
-            raise UsageError(
-                f"{self.height}x{self.width} pixels are too few for shallow-capsnet", do=f"it needs {least}"
-            )
-        return grid
+        kernels, strides = (*self.conv_kernels, self.primary_kernel), (*self.conv_strides, self.primary_stride)
+        if not len(self.conv_channels) == len(self.conv_kernels) == len(self.conv_strides):
+            raise UsageError("conv_channels, conv_kernels and conv_strides of shallow-capsnet differ in length")
+        left, least = size, 1
+        for kernel, stride in zip(kernels, strides, strict=True):
+            left = (left - kernel) // stride + 1
+        for kernel, stride in zip(reversed(kernels), reversed(strides), strict=True):
+            least = (least - 1) * stride + kernel
+        if left < 1:
+            size_text = f"{self.height}x{self.width} pixels"
+            raise UsageError(f"{size_text} are too few for shallow-capsnet", do=f"it needs {least}")
+        return left
 
     def _primary(self) -> nn.Module:
         if self.primary_bias == "routed":
+            if self.norm != "none":
+                raise UsageError("shallow-capsnet has no norm behind routed primary capsules", do="primary_bias=conv")
             return RoutedPrimaryCapsules(
-                self.conv_channels,
+                self.conv_channels[-1],
                 types=self.primary_types,
                 dim=self.primary_dim,
-                kernel_size=self.kernel_size,
-                stride=2,
+                kernel_size=self.primary_kernel,
+                stride=self.primary_stride,
+                coupling=self.primary_coupling,
+                order=self.reshape_order,
                 squash_variant=self.squash,
                 squash_eps=self.squash_eps,
             )
         return PrimaryCapsules(
-            self.conv_channels,
+            self.conv_channels[-1],
             types=self.primary_types,
             dim=self.primary_dim,
-            kernel_size=(self.kernel_size, self.kernel_size),
-            stride=2,
-            depthwise=False,
+            kernel_size=(self.primary_kernel, self.primary_kernel),
+            stride=self.primary_stride,
+            order=self.reshape_order,
+            with_norm=self.norm == "batch",
             squash_variant=self.squash,
             squash_eps=self.squash_eps,
         )
 
-    def _decoder(self) -> nn.Module | None:
-        return build_decoder(
-            self.decoder,
-            classes=self.classes,
-            dim=self.class_dim,
-            layout=self.mask_layout,
-            image=(self.channels, self.height, self.width),
-            batch_norm=self.decoder_norm,
-        )
+    def _units(self, positions: int) -> tuple[Unit, ...]:
+        """Declare convolution channels, capsule types and capsule dimensions."""
+        units = []
+        followers = [f"conv{i + 2}" for i in range(len(self.conv_channels) - 1)] + ["primary"]
+        for index, (count, following) in enumerate(zip(self.conv_channels, followers, strict=True), start=1):
+            norm = f"conv{index}.norm" if self.norm == "batch" else ""
+            cuts = (*conv_cuts(f"conv{index}.conv", norm=norm), Cut(f"{following}.conv.weight", 1))
+            units.append(Unit(f"conv{index}.channels", count, cuts))
+        if self.reshape_order == "stacked_raw":
+            return tuple(units)  # such a capsule is a run of cells, of one type or of several
+        routed = self.primary_bias == "routed"
+        norm = "primary.norm" if self.norm == "batch" else ""
+        by_type = conv_cuts("primary.conv", norm=norm, bias=not routed, inner=self.primary_dim)
+        by_dim = conv_cuts("primary.conv", norm=norm, bias=not routed)
+        if routed:
+            by_type, by_dim = (*by_type, Cut("primary.bias", 0)), (*by_dim, Cut("primary.bias", 1))
+        inner = positions if self.reshape_order == "type_hw" else 1
+        rows = ["class_caps.weight"]
+        rows += ["class_caps.routing.prior"] if self.prior_logits else []
+        rows += ["class_caps.routing.bias"] if self.routing_bias == "after_softmax" else []
+        by_type += tuple(Cut(name, 0, inner) for name in rows)
+        units.append(Unit("primary.types", self.primary_types, by_type))
+        units.append(Unit("primary.dims", self.primary_dim, (*by_dim, Cut("class_caps.weight", 2))))
+        return tuple(units)
+
+
+SHALLOW_CAPSNET = Preset(ShallowCapsNetSpec(), any_size=True)

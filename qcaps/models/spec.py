@@ -9,6 +9,7 @@ import dataclasses
 import math
 import types
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Protocol, Self, cast, get_args, get_origin, get_type_hints
 
 import torch
@@ -21,7 +22,7 @@ from qcaps.registry import MODELS, near_matches
 # No dimension of any published capsule network comes near this; a larger one in a file is an attack.
 LARGEST_NUMBER = 1_000_000
 # Values of one image at all sites together; a file that asks for more is refused before anything is computed.
-LARGEST_ACTIVATIONS = 1 << 24
+LARGEST_ACTIVATIONS = 1 << 25
 
 
 class ModelSpec(Protocol):
@@ -49,6 +50,10 @@ class ModelSpec(Protocol):
     def decoder(self) -> str:
         """Registry name of the decoder."""
 
+    @property
+    def usual_decoder(self) -> str:
+        """Registry name of the decoder it is trained with unless another is asked for."""
+
     def build(self) -> CapsuleNetwork:
         """Build the network, its numbers not yet filled in."""
 
@@ -64,18 +69,102 @@ class ModelSpec(Protocol):
     def without_decoder(self) -> Self:
         """Give the spec of the same network without its decoder."""
 
+    def with_widths(self, widths: Mapping[str, int]) -> Self:
+        """Give the spec of the same network with the kept number of some of its units, by their names."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A spec under a name that users type.
+
+    Parameters
+    ----------
+    spec
+        Every number.
+    any_size
+        Whether the network adapts to images of another size; otherwise it takes those of `spec` alone.
+    """
+
+    spec: ModelSpec
+    any_size: bool = False
+
+
+def preset(name: str, *, where: str = "") -> Preset:
+    """Find a named network.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown.
+    """
+    found = MODELS.load(name, where=where)
+    assert isinstance(found, Preset)
+    return found
+
+
+def fitted_spec(name: str, image: tuple[int, int, int], classes: int, numbers: Mapping[str, object]) -> ModelSpec:
+    """Make the spec of a named network for images of a data set.
+
+    Parameters
+    ----------
+    name
+        Registry name.
+    image
+        Channels, height and width.
+    classes
+        Of the data set.
+    numbers
+        Changes of other numbers.
+
+    Raises
+    ------
+    UsageError
+        If the network does not take such images; the message names those that do.
+    """
+    known = preset(name, where="--model")
+    if not known.any_size and image != image_of(known.spec):
+        wanted, given = ("x".join(map(str, shape)) for shape in (image_of(known.spec), image))
+        others = tuple(entry.name for entry in MODELS if _takes(preset(entry.name), image))
+        raise UsageError(
+            f"{name} takes {wanted} images, not {given}",
+            where="--model",
+            do=f"{near_matches(name, others)}networks for these are {', '.join(others)}",
+        )
+    channels, height, width = image
+    shape = {"channels": channels, "height": height, "width": width, "classes": classes}
+    return model_spec(name, {**shape, **numbers}, where="--model-arg")
+
+
+def image_of(spec: ModelSpec) -> tuple[int, int, int]:
+    """Give channels, height and width of the images of a network."""
+    return spec.channels, spec.height, spec.width
+
+
+def _takes(known: Preset, image: tuple[int, int, int]) -> bool:
+    if image_of(known.spec) == image:
+        return True
+    if not known.any_size:
+        return False
+    channels, height, width = image
+    try:
+        build(dataclasses.replace(cast("Any", known.spec), channels=channels, height=height, width=width))
+    except UsageError:
+        return False
+    return True
+
 
 def model_spec(name: str, numbers: Mapping[str, object], *, where: str) -> ModelSpec:
-    """Make the spec of a named architecture, defaults where `numbers` is silent.
+    """Make the spec of a named network, its own numbers where `numbers` is silent.
 
     Raises
     ------
     UsageError
         If the name or a key is unknown, a value has the wrong type or lies out of bounds.
     """
-    cls = cast("type[Any]", MODELS.load(name, where=where))
+    known_spec = preset(name, where=where).spec
+    cls = type(known_spec)
     hints = get_type_hints(cls)
-    known = tuple(f.name for f in dataclasses.fields(cls))
+    known = tuple(f.name for f in dataclasses.fields(cast("Any", cls)))
     for key, value in numbers.items():
         if key not in known:
             close = near_matches(key, known)
@@ -84,7 +173,7 @@ def model_spec(name: str, numbers: Mapping[str, object], *, where: str) -> Model
         if problem:
             raise UsageError(f"{key} of {name} is {quoted(value)}, not {problem}", where=where)
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
-    return cast("ModelSpec", cls(**values))
+    return cast("ModelSpec", dataclasses.replace(cast("Any", known_spec), **values))
 
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, object]:
@@ -108,6 +197,8 @@ def spec_from_dict(data: object, *, where: str) -> ModelSpec:
         spec = model_spec(data["architecture"], numbers, where=where)
     except UsageError as error:
         raise ArtifactError(error.what, where=where, do=error.do) from error
+    if spec.architecture != data["architecture"]:
+        raise ArtifactError(f"{quoted(data['architecture'])} is no architecture", where=where)
     missing = set(spec_to_dict(spec)) - set(data)
     if missing:
         raise ArtifactError(f"the model spec lacks {', '.join(sorted(missing))}", where=where)
@@ -172,7 +263,9 @@ def _misfit(value: object, hint: object) -> str:
     """Say what a value should have been, or nothing if it fits the type hint."""
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return "" if value in args and isinstance(value, str) else f"one of {', '.join(map(str, args))}"
+        fits = isinstance(value, str) and value in args
+        close = near_matches(value, args) if isinstance(value, str) else ""
+        return "" if fits else f"one of {', '.join(args)}; {close}".removesuffix("; ").rstrip()
     if origin in (tuple, types.GenericAlias):
         fits = isinstance(value, list | tuple) and 0 < len(value) <= 64 and not any(_misfit(v, args[0]) for v in value)
         return "" if fits else "a list of whole numbers"

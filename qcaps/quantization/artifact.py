@@ -16,7 +16,7 @@ from qcaps.artifacts.container import Container, container_bytes, read_container
 from qcaps.data.spec import DataSpec, data_spec_from_dict, data_spec_to_dict
 from qcaps.errors import ArtifactError, QcapsError, UsageError, quoted
 from qcaps.evaluation.measure import Predict, predictor
-from qcaps.models.network import CapsuleNetwork, array_sites, to_inference, weight_sites
+from qcaps.models.network import CapsuleNetwork, array_sites, float_tensors, to_inference, weight_sites
 from qcaps.models.spec import ModelSpec, build, filled, spec_from_dict, spec_to_dict
 from qcaps.quantization.applying import ArrayRounder
 from qcaps.quantization.draws import uniforms, weight_uniforms
@@ -88,7 +88,7 @@ def payload_bytes(network: CapsuleNetwork, plan: BitPlan) -> int:
     for site, name in weight_sites(network).items():
         count, fmt = shapes[name].numel(), plan.weights[site]
         total += 4 * count if isinstance(fmt, Float32) else segment_bytes(count, fmt.bits)
-    return total
+    return total + sum(4 * tensor.numel() for tensor in float_tensors(network).values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,9 @@ class Loaded:
     path, sha256, file_bytes
         The file.
     model, data, network
-        Ready for inference.
+        Ready for inference; `data` is None for a checkpoint of images that are no data set of ours.
+    record
+        How it was made: plain data out of the file, unchecked.
     artifact
         The quantized network, or None for a checkpoint.
     """
@@ -109,8 +111,9 @@ class Loaded:
     sha256: str
     file_bytes: int
     model: ModelSpec
-    data: DataSpec
+    data: DataSpec | None
     network: CapsuleNetwork
+    record: Mapping[str, object]
     artifact: Artifact | None
 
     def predictor(self, *, seed: int | None = None) -> Predict:
@@ -133,9 +136,10 @@ def load(path: Path | str) -> Loaded:
     if container.schema == CHECKPOINT:
         checkpoint = checkpoint_of(container)
         network = checkpoint.network(where=str(path))
-        return Loaded(container.path, container.sha256, size, checkpoint.model, checkpoint.data, network, None)
+        model, data = checkpoint.model, checkpoint.data
+        return Loaded(container.path, container.sha256, size, model, data, network, checkpoint.record, None)
     made = _artifact(container)
-    return Loaded(container.path, container.sha256, size, made.model, made.data, made.network, made)
+    return Loaded(container.path, container.sha256, size, made.model, made.data, made.network, made.record, made)
 
 
 def replay_self_test(artifact: Artifact, expected: Tensor) -> bool:
@@ -176,9 +180,9 @@ def _is_seed(value: object) -> TypeGuard[int]:
 
 
 def _segments(artifact: Artifact) -> dict[str, Tensor]:
-    """Pack every weight; those left in float stay as they are."""
+    """Pack every weight; those left in float stay as they are, under their site or, without one, their own name."""
     parameters = dict(artifact.network.named_parameters())
-    found: dict[str, Tensor] = {}
+    found = {name: tensor.detach() for name, tensor in float_tensors(artifact.network).items()}
     for site, name in weight_sites(artifact.network).items():
         fmt, weight = artifact.plan.weights[site], parameters[name].detach()
         if isinstance(fmt, Float32):
@@ -199,9 +203,10 @@ def _unpacked(model: ModelSpec, plan: BitPlan, segments: Mapping[str, Tensor], w
     except UsageError as error:
         raise ArtifactError(error.what, where=where, do=error.do) from error
     sites, shapes = weight_sites(blank), {k: v.shape for k, v in blank.named_parameters()}
-    if sites.keys() != plan.weights.keys() or sites.keys() != segments.keys():
+    unrounded = float_tensors(blank).keys()
+    if sites.keys() != plan.weights.keys() or sites.keys() | unrounded != segments.keys():
         raise ArtifactError("the weights of the file are not those of the network", where=where)
-    tensors: dict[str, Tensor] = {}
+    tensors = {name: segments[name] for name in unrounded}
     for site, name in sites.items():
         fmt: NumberFormat = plan.weights[site]
         if isinstance(fmt, Float32):

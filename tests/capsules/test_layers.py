@@ -8,13 +8,13 @@ from torch.nn.functional import batch_norm, conv2d
 
 from qcaps.capsules.layers import (
     ClassCapsules,
-    FeatureConv,
     PrimaryCapsules,
     RoutedPrimaryCapsules,
     as_capsules,
 )
-from qcaps.capsules.routing import DynamicRouting, SelfAttentionRouting
+from qcaps.capsules.routing import RoutingSpec
 from qcaps.capsules.sites import hooked
+from qcaps.capsules.squash import squash
 
 TYPES, DIM, ROWS, COLUMNS = 3, 2, 4, 5
 
@@ -62,53 +62,45 @@ def routed_primary():
             dim=DIM,
             kernel_size=2,
             stride=1,
+            coupling=0.25,
             squash_variant="hinton_ratio",
             squash_eps=0.0,
         )
     )
 
 
-def test_feature_convolution_without_norm_is_convolution_and_relu():
-    layer = fill(FeatureConv(2, 4, kernel_size=3, stride=2))
-    images = random(2, 2, 9, 8)
-    expected = conv2d(images, layer.conv.weight, layer.conv.bias, stride=2).clamp_min(0)
-    assert layer(images).equal(expected)
-
-
-def test_feature_convolution_normalises_after_the_relu():
-    layer = fill(FeatureConv(2, 4, kernel_size=3, with_norm=True))
-    images = random(2, 2, 6, 6)
-    rectified = conv2d(images, layer.conv.weight, layer.conv.bias).clamp_min(0)
-    norm = layer.norm
-    expected = batch_norm(rectified, norm.running_mean, norm.running_var, norm.weight, norm.bias, eps=1e-3)
-    torch.testing.assert_close(layer(images), expected)
-
-
-def test_the_site_of_a_feature_convolution_lies_after_the_norm():
-    layer = fill(FeatureConv(2, 4, kernel_size=3, with_norm=True))
-    with hooked(layer, lambda name, array: torch.zeros_like(array)):
-        assert (layer(random(1, 2, 6, 6)) == 0).all()
-
-
-def test_the_norm_of_a_feature_convolution_takes_epsilon_and_momentum():
-    layer = FeatureConv(1, 1, kernel_size=1, with_norm=True, norm_eps=0.25, norm_momentum=0.125)
-    assert (layer.norm.eps, layer.norm.momentum) == (0.25, 0.125)
-
-
 def test_capsules_are_numbered_by_type_then_row_then_column():
     maps = random(2, TYPES * DIM, ROWS, COLUMNS)
-    capsules = as_capsules(maps, TYPES, DIM)
+    capsules = as_capsules(maps, TYPES, DIM, "type_hw")
     assert capsules.shape == (2, TYPES * ROWS * COLUMNS, DIM)
     axes = map(torch.arange, (2, TYPES, ROWS, COLUMNS, DIM))
     for b, t, r, c, d in torch.cartesian_prod(*axes).tolist():
         assert capsules[b, (t * ROWS + r) * COLUMNS + c, d] == maps[b, t * DIM + d, r, c]
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_the_numbering_of_capsules_does_not_depend_on_the_memory_format(memory_format):
+def test_capsules_can_be_numbered_by_row_then_column_then_type():
     maps = random(2, TYPES * DIM, ROWS, COLUMNS)
-    expected = as_capsules(maps, TYPES, DIM)
-    assert as_capsules(maps.contiguous(memory_format=memory_format), TYPES, DIM).equal(expected)
+    capsules = as_capsules(maps, TYPES, DIM, "hw_type")
+    axes = map(torch.arange, (2, TYPES, ROWS, COLUMNS, DIM))
+    for b, t, r, c, d in torch.cartesian_prod(*axes).tolist():
+        assert capsules[b, (r * COLUMNS + c) * TYPES + t, d] == maps[b, t * DIM + d, r, c]
+
+
+def test_stacked_capsules_are_runs_of_neighbouring_cells():
+    maps = random(2, TYPES * DIM, ROWS, COLUMNS)
+    capsules = as_capsules(maps, TYPES, DIM, "stacked_raw")
+    one_per_dimension = [maps[:, d::DIM] for d in range(DIM)]  # each what one of the separate convolutions gives
+    for b in range(2):
+        memory = [x for maps_of_d in one_per_dimension for x in maps_of_d[b].flatten().tolist()]
+        assert capsules[b].tolist() == [memory[i : i + DIM] for i in range(0, len(memory), DIM)]
+
+
+@pytest.mark.parametrize("order", ["type_hw", "hw_type", "stacked_raw"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_the_numbering_of_capsules_does_not_depend_on_the_memory_format(memory_format, order):
+    maps = random(2, TYPES * DIM, ROWS, COLUMNS)
+    expected = as_capsules(maps, TYPES, DIM, order)
+    assert as_capsules(maps.contiguous(memory_format=memory_format), TYPES, DIM, order).equal(expected)
 
 
 @pytest.mark.parametrize("depthwise", [False, True], ids=["dense", "depthwise"])
@@ -126,13 +118,26 @@ def test_depthwise_primary_capsules_have_one_filter_per_channel():
     assert primary(depthwise=True).conv.weight.shape == (6, 1, 2, 3)
 
 
-def test_routed_primary_capsules_divide_by_the_types_and_add_a_bias_per_type_and_dimension():
+def test_primary_capsules_are_normalised_behind_the_convolution():
+    layer = fill(
+        PrimaryCapsules(
+            2, types=2, dim=2, kernel_size=(1, 1), stride=1, with_norm=True, squash_variant="hinton", squash_eps=1e-7
+        )
+    )
+    images = random(3, 2, 2, 2)
+    norm = layer.norm
+    maps = conv2d(images, layer.conv.weight, layer.conv.bias)
+    maps = batch_norm(maps, norm.running_mean, norm.running_var, norm.weight, norm.bias)
+    torch.testing.assert_close(layer(images), squash(as_capsules(maps, 2, 2, "type_hw"), "hinton", 1e-7))
+
+
+def test_routed_primary_capsules_couple_by_a_constant_and_add_a_bias_per_type_and_dimension():
     layer = routed_primary()
     images = random(2, 6, ROWS + 1, COLUMNS + 1)
     channels = conv2d(images, layer.conv.weight)
     capsules = layer(images)
     for b, t, r, c in torch.cartesian_prod(*map(torch.arange, (2, TYPES, ROWS, COLUMNS))).tolist():
-        s = [channels[b, t * DIM + d, r, c].item() / TYPES + layer.bias[t, d, 0, 0].item() for d in range(DIM)]
+        s = [channels[b, t * DIM + d, r, c].item() / 4 + layer.bias[t, d, 0, 0].item() for d in range(DIM)]
         assert capsules[b, (t * ROWS + r) * COLUMNS + c].tolist() == pytest.approx(hinton_ratio(s), abs=1e-6)
 
 
@@ -147,7 +152,7 @@ def test_the_coupling_of_routed_primary_capsules_can_be_replaced():
 
 
 def dynamic_class_capsules(n_in=5, with_bias=True):
-    routing = DynamicRouting(3, 2, iterations=2, squash_variant="hinton_ratio", squash_eps=0.0, with_bias=with_bias)
+    routing = RoutingSpec("dynamic", "hinton_ratio", 0.0, iterations=2, bias="in_loop" if with_bias else "none")
     return fill(ClassCapsules(n_in, 4, 3, 2, routing))
 
 
@@ -173,7 +178,7 @@ def test_class_capsules_declare_the_weights_of_their_routing(with_bias, weights)
 
 
 def test_class_capsules_take_another_routing():
-    routing = SelfAttentionRouting(5, 3, scale=4.0, squash_variant="efficient", squash_eps=1e-20, uniform=False)
+    routing = RoutingSpec("attention", "efficient", 1e-20, bias="after_softmax", scale=4.0)
     layer = fill(ClassCapsules(5, 4, 3, 2, routing))
     assert layer(random(2, 5, 4)).shape == (2, 3, 2)
     assert layer.sites.arrays == ("votes", "logits", "coupling", "sum", "out")
@@ -182,12 +187,11 @@ def test_class_capsules_take_another_routing():
 @pytest.mark.parametrize(
     ("layer", "shape"),
     [
-        (FeatureConv(2, 4, kernel_size=3, with_norm=True), (2, 2, 6, 6)),
         (primary(), (2, 6, 5, 7)),
         (routed_primary(), (2, 6, 5, 5)),
         (dynamic_class_capsules(), (2, 5, 4)),
     ],
-    ids=["FeatureConv", "PrimaryCapsules", "RoutedPrimaryCapsules", "ClassCapsules"],
+    ids=["PrimaryCapsules", "RoutedPrimaryCapsules", "ClassCapsules"],
 )
 def test_every_layer_is_finite_under_autocast(layer, shape):
     fill(layer)

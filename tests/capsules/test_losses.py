@@ -3,7 +3,15 @@ from __future__ import annotations
 import pytest
 import torch
 
-from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, Margins, margin_loss, reconstruction_loss
+from qcaps.capsules.losses import (
+    HARD_MARGINS,
+    NORMAL_MARGINS,
+    Margins,
+    margin_loss,
+    reconstruction_loss,
+    spread_loss,
+    spread_margin,
+)
 
 
 def slow_margin_loss(scores, label, margins):
@@ -53,6 +61,41 @@ def test_the_gradient_of_the_margin_loss_is_its_finite_difference():
     scores = torch.rand(4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 3, 4, 1])
     assert torch.autograd.gradcheck(lambda s: margin_loss(s, labels, HARD_MARGINS), scores)
+
+
+def test_spread_loss_of_two_images_by_hand():
+    scores = torch.tensor([[0.5, 0.4, 0.1], [0.9, 0.2, 0.5]], dtype=torch.float64)
+    # (0.2-0.1)² and nothing of the last class, which is 0.4 behind; (0.2+0.4)² + (0.2-0.3)₊²
+    expected = torch.tensor([0.01, 0.36], dtype=torch.float64)
+    torch.testing.assert_close(spread_loss(scores, torch.tensor([0, 2]), 0.2), expected)
+
+
+@pytest.mark.parametrize("margin", [0.2, 0.9])
+def test_spread_loss_is_its_formula_image_by_image(margin):
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.rand(20, 5, generator=generator, dtype=torch.float64)
+    labels = torch.randint(5, (20,), generator=generator)
+    expected = [
+        sum(max(0.0, margin - (s[y] - s[j])) ** 2 for j in range(5) if j != y)
+        for s, y in zip(scores.tolist(), labels.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(spread_loss(scores, labels, margin), torch.tensor(expected, dtype=torch.float64))
+
+
+def test_a_lead_as_wide_as_the_margin_costs_nothing():
+    assert spread_loss(torch.tensor([[0.25, 0.75, 0.0]]), torch.tensor([1]), 0.5).item() == 0
+
+
+def test_the_gradient_of_the_spread_loss_is_its_finite_difference():
+    generator = torch.Generator().manual_seed(1)
+    scores = torch.rand(4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 3, 4, 1])
+    assert torch.autograd.gradcheck(lambda s: spread_loss(s, labels, 0.5), scores)
+
+
+@pytest.mark.parametrize(("progress", "margin"), [(0, 0.2), (0.5, 0.55), (1, 0.9)])
+def test_the_margin_of_the_spread_loss_rises_evenly(progress, margin):
+    assert spread_margin(progress) == pytest.approx(margin, rel=1e-12)
 
 
 def test_reconstruction_loss_sums_the_squared_errors_of_each_image():

@@ -8,9 +8,9 @@ from benchmarks.routing_straightforward import straightforward_class_capsules, s
 
 from qcaps.capsules.layers import ClassCapsules
 from qcaps.capsules.routing import (
-    DynamicRouting,
-    SelfAttentionRouting,
+    RoutingSpec,
     agreement,
+    build_routing,
     cast_votes,
     weighted_sum,
 )
@@ -45,12 +45,13 @@ def slow_softmax(numbers):
     return [x / sum(powers) for x in powers]
 
 
-def slow_dynamic(votes, bias, passes, variant):
+def slow_dynamic(votes, bias, passes, variant, prior=None, kept_coupling=None):
     """Sabour et al., procedure 1, for one image; gives the capsules and the last coupling."""
     n_in, n_out, dim = votes.shape
-    b = [[torch.zeros((), dtype=votes.dtype) for _ in range(n_out)] for _ in range(n_in)]
+    zero = torch.zeros((), dtype=votes.dtype)
+    b = [[zero if prior is None else prior[i, j] for j in range(n_out)] for i in range(n_in)]
     for _ in range(passes):
-        c = [slow_softmax(b[i]) for i in range(n_in)]
+        c = [slow_softmax(b[i]) for i in range(n_in)] if kept_coupling is None else kept_coupling
         v = []
         for j in range(n_out):
             s = [sum(c[i][j] * votes[i, j, k] for i in range(n_in)) for k in range(dim)]
@@ -61,7 +62,7 @@ def slow_dynamic(votes, bias, passes, variant):
     return torch.stack([torch.stack(row) for row in v]), torch.stack([torch.stack(row) for row in c])
 
 
-def slow_attention(votes, bias, scale, uniform, variant):
+def slow_attention(votes, bias, scale, temperature, uniform, variant):
     """Efficient-CapsNet, pair by pair, for one image; gives the capsules and the coupling."""
     n_in, n_out, dim = votes.shape
     c = []
@@ -69,9 +70,9 @@ def slow_attention(votes, bias, scale, uniform, variant):
         a = []
         for j in range(n_out):
             pairs = [sum(votes[i, j, k] * votes[m, j, k] for k in range(dim)) for m in range(n_in)]
-            a.append(sum(pairs) / scale)
+            a.append(sum(pairs) / scale / temperature)
         softmax = [1 / torch.tensor(float(n_out), dtype=votes.dtype)] * n_out if uniform else slow_softmax(a)
-        c.append([softmax[j] + bias[i, j, 0] for j in range(n_out)])
+        c.append([softmax[j] + (0 if bias is None else bias[i, j, 0]) for j in range(n_out)])
     v = [
         slow_squash([sum(c[i][j] * votes[i, j, k] for i in range(n_in)) for k in range(dim)], variant)
         for j in range(n_out)
@@ -83,22 +84,25 @@ def every_image(slow, votes, *args):
     return torch.stack([slow(image, *args)[0] for image in votes])
 
 
-def dynamic(passes=3, bias=None, variant="hinton_ratio", n_out=N_OUT, dim=DIM):
-    routing = DynamicRouting(
-        n_out, dim, iterations=passes, squash_variant=variant, squash_eps=EPS[variant], with_bias=bias is not None
-    )
-    if bias is not None:
-        routing.bias = torch.nn.Parameter(bias)
+def routing_of(kind, *, bias=None, position="none", shape=(N_IN, N_OUT, DIM), positions=1, prior=None, **numbers):
+    variant = numbers.pop("variant", "hinton_ratio")
+    spec = RoutingSpec(kind, variant, EPS[variant], bias=position, prior_logits=prior is not None, scale=4.0, **numbers)
+    routing = build_routing(spec, *shape, positions=positions)
+    for name, value in (("bias", bias), ("prior", prior)):
+        if value is not None:
+            assert getattr(routing, name).shape == value.shape
+            setattr(routing, name, torch.nn.Parameter(value))
     return routing
 
 
-def attention(bias, scale=4.0, uniform=False, variant="efficient"):
-    n_in, n_out, _ = bias.shape
-    routing = SelfAttentionRouting(
-        n_in, n_out, scale=scale, squash_variant=variant, squash_eps=EPS[variant], uniform=uniform
-    )
-    routing.bias = torch.nn.Parameter(bias)
-    return routing
+def dynamic(passes=3, bias=None, **numbers):
+    position = "none" if bias is None else "in_loop"
+    return routing_of("dynamic", iterations=passes, bias=bias, position=position, **numbers)
+
+
+def attention(bias=None, *, kind="attention", variant="efficient", **numbers):
+    position = "none" if bias is None else "after_softmax"
+    return routing_of(kind, bias=bias, position=position, variant=variant, **numbers)
 
 
 def float_sites(routing):
@@ -119,7 +123,9 @@ ROUTINGS = {
     "dynamic": lambda: dynamic(bias=random(N_OUT, DIM, seed=9)),
     "dynamic without bias": dynamic,
     "attention": lambda: attention(random(N_IN, N_OUT, 1, seed=9)),
-    "uniform attention": lambda: attention(random(N_IN, N_OUT, 1, seed=9), uniform=True),
+    "dynamic with prior": lambda: dynamic(prior=random(N_IN, N_OUT, seed=9)),
+    "uniform with the bias of attention": lambda: attention(random(N_IN, N_OUT, 1, seed=9), kind="uniform"),
+    "uniform with the bias of dynamic": lambda: routing_of("uniform", bias=random(3, 2, seed=9), position="in_loop"),
 }
 SLOW = {
     "dynamic": functools.partial(every_image, slow_dynamic),
@@ -134,25 +140,88 @@ every_routing = pytest.mark.parametrize("make", ROUTINGS.values(), ids=ROUTINGS.
 def test_dynamic_routing_is_the_published_procedure(passes, with_bias, variant):
     votes = random(BATCH, N_IN, N_OUT, DIM)
     bias = random(N_OUT, DIM, seed=1) if with_bias else None
-    routing = dynamic(passes, bias, variant)
+    routing = dynamic(passes, bias, variant=variant)
     torch.testing.assert_close(
         routing(votes, float_sites(routing)), SLOW["dynamic"](votes, bias, passes, variant), rtol=1e-10, atol=1e-12
     )
 
 
 @pytest.mark.parametrize("variant", ["efficient", "hinton"])
-@pytest.mark.parametrize("scale", [4.0, 8**0.5])
-@pytest.mark.parametrize("uniform", [False, True], ids=["attention", "uniform"])
-def test_attention_routing_is_the_published_procedure(uniform, scale, variant):
+@pytest.mark.parametrize("with_bias", [True, False], ids=["bias", "no bias"])
+@pytest.mark.parametrize("temperature", [1.0, 0.3])
+@pytest.mark.parametrize("kind", ["attention", "uniform"])
+def test_attention_routing_is_the_published_procedure(kind, temperature, with_bias, variant):
     votes = random(BATCH, N_IN, N_OUT, DIM)
-    bias = random(N_IN, N_OUT, 1, seed=1)
-    routing = attention(bias, scale, uniform, variant)
+    bias = random(N_IN, N_OUT, 1, seed=1) if with_bias else None
+    routing = attention(bias, kind=kind, variant=variant, temperature=temperature)
     torch.testing.assert_close(
         routing(votes, float_sites(routing)),
-        SLOW["attention"](votes, bias, scale, uniform, variant),
+        SLOW["attention"](votes, bias, 4.0, temperature, kind == "uniform", variant),
         rtol=1e-10,
         atol=1e-12,
     )
+
+
+@pytest.mark.parametrize("scale", [4.0, 8**0.5])
+def test_the_agreement_of_self_attention_is_divided_by_its_scale(scale):
+    votes = random(BATCH, N_IN, N_OUT, DIM)
+    routing = build_routing(RoutingSpec("attention", "efficient", 1e-20, scale=scale), N_IN, N_OUT, DIM)
+    torch.testing.assert_close(
+        routing(votes, float_sites(routing)), SLOW["attention"](votes, None, scale, 1.0, False, "efficient")
+    )
+
+
+@pytest.mark.parametrize("passes", [1, 2, 4])
+def test_prior_logits_are_where_the_logits_start(passes):
+    votes, prior = random(BATCH, N_IN, N_OUT, DIM), random(N_IN, N_OUT, seed=1)
+    routing = dynamic(passes, prior=prior)
+    expected = SLOW["dynamic"](votes, None, passes, "hinton_ratio", prior)
+    torch.testing.assert_close(routing(votes, float_sites(routing)), expected)
+
+
+def test_capsules_of_all_positions_of_a_type_share_its_bias():
+    votes, bias = random(BATCH, N_IN, 6, DIM), random(3, DIM, seed=1)
+    routing = dynamic(bias=bias, shape=(N_IN, 6, DIM), positions=2)
+    expected = SLOW["dynamic"](votes, bias[[0, 0, 1, 1, 2, 2]], 3, "hinton_ratio")
+    torch.testing.assert_close(routing(votes, float_sites(routing)), expected)
+
+
+@pytest.mark.parametrize("kind", ["attention", "uniform"])
+def test_couplings_of_all_positions_of_a_type_share_its_bias(kind):
+    votes, bias = random(BATCH, N_IN, 6, DIM), random(N_IN, 3, 1, seed=1)
+    routing = attention(bias, kind=kind, shape=(N_IN, 6, DIM), positions=2)
+    slow = SLOW["attention"](votes, bias[:, [0, 0, 1, 1, 2, 2]], 4.0, 1.0, kind == "uniform", "efficient")
+    torch.testing.assert_close(routing(votes, float_sites(routing)), slow)
+
+
+def test_uniform_routing_does_not_use_a_table_of_prior_logits():
+    votes = random(BATCH, N_IN, N_OUT, DIM)
+    with_table, without = routing_of("uniform", prior=random(N_IN, N_OUT)), routing_of("uniform")
+    assert with_table(votes, float_sites(with_table)).equal(without(votes, float_sites(without)))
+
+
+def test_detached_routing_gives_the_same_capsules():
+    votes, bias = random(BATCH, N_IN, N_OUT, DIM), random(N_OUT, DIM, seed=1)
+    attached, detached = dynamic(bias=bias), dynamic(bias=bias, detach=True)
+    assert detached(votes, float_sites(detached)).equal(attached(votes, float_sites(attached)))
+
+
+def test_detached_routing_sends_gradients_to_the_votes_through_the_last_pass_alone():
+    votes = random(1, N_IN, N_OUT, DIM).requires_grad_()
+    routing = dynamic(detach=True)
+    found = torch.autograd.grad(routing(votes, float_sites(routing)).square().sum(), votes)
+    _, coupling = slow_dynamic(votes[0].detach(), None, 3, "hinton_ratio")
+    last, _ = slow_dynamic(votes[0], None, 1, "hinton_ratio", kept_coupling=[list(row) for row in coupling])
+    torch.testing.assert_close(found, torch.autograd.grad(last.square().sum(), votes))
+
+
+@pytest.mark.parametrize("kind", ["dynamic", "attention", "uniform"])
+def test_absent_capsules_hold_their_share_of_the_softmax_as_silent_ones_do(kind):
+    votes = random(BATCH, N_IN, N_OUT, DIM)
+    silent = torch.cat([votes, torch.zeros(BATCH, N_IN, 2, DIM, dtype=votes.dtype)], dim=2)
+    fewer, all_of_them = routing_of(kind, absent=2), routing_of(kind, shape=(N_IN, N_OUT + 2, DIM))
+    expected = all_of_them(silent, float_sites(all_of_them))[:, :N_OUT]
+    torch.testing.assert_close(fewer(votes, float_sites(fewer)), expected, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("passes", [1, 3])
@@ -171,7 +240,7 @@ def test_the_gradient_of_attention_routing_is_that_of_the_slow_form():
     routing = attention(random(N_IN, N_OUT, 1, seed=1))
     weights = random(BATCH, N_OUT, DIM, seed=2)
     fast = torch.autograd.grad((weights * routing(votes, float_sites(routing))).sum(), (votes, routing.bias))
-    slow_output = SLOW["attention"](votes, routing.bias, 4.0, False, "efficient")
+    slow_output = SLOW["attention"](votes, routing.bias, 4.0, 1.0, False, "efficient")
     slow = torch.autograd.grad((weights * slow_output).sum(), (votes, routing.bias))
     torch.testing.assert_close(fast, slow, rtol=1e-9, atol=1e-12)
 
@@ -216,7 +285,9 @@ def test_routing_under_autocast_is_finite_and_in_single_precision(make):
 
 @pytest.mark.parametrize("n_out", [3, 5, 10])
 def test_one_pass_of_dynamic_routing_couples_exactly_evenly(n_out):
-    coupling = recorded(dynamic(passes=1, n_out=n_out), random(BATCH, N_IN, n_out, DIM).float())["coupling@1"]
+    coupling = recorded(dynamic(passes=1, shape=(N_IN, n_out, DIM)), random(BATCH, N_IN, n_out, DIM).float())[
+        "coupling@1"
+    ]
     assert coupling.equal(torch.full((BATCH, N_IN, n_out), 1 / n_out))
 
 
@@ -256,12 +327,12 @@ def test_the_bias_lies_inside_the_sum_of_every_pass():
 
 def test_uniform_attention_adds_the_bias_to_the_even_coupling():
     bias = random(N_IN, N_OUT, 1, seed=9)
-    arrays = recorded(attention(bias, uniform=True), random(BATCH, N_IN, N_OUT, DIM))
+    arrays = recorded(attention(bias, kind="uniform"), random(BATCH, N_IN, N_OUT, DIM))
     assert arrays["coupling"].equal((1 / N_OUT + bias[:, :, 0]).expand(BATCH, N_IN, N_OUT))
 
 
 def test_uniform_attention_has_no_logits():
-    arrays = recorded(attention(random(N_IN, N_OUT, 1), uniform=True), random(BATCH, N_IN, N_OUT, DIM))
+    arrays = recorded(attention(random(N_IN, N_OUT, 1), kind="uniform"), random(BATCH, N_IN, N_OUT, DIM))
     assert list(arrays) == ["coupling", "sum", "out"]
 
 
@@ -312,7 +383,8 @@ def test_the_frozen_straightforward_form_is_the_published_procedure(passes):
 
 def test_the_frozen_straightforward_form_and_the_layer_agree():
     bias = random(10, 16, seed=1, scale=0.1).float()
-    layer = ClassCapsules(72, 8, 10, 16, dynamic(bias=bias, n_out=10, dim=16))
+    layer = ClassCapsules(72, 8, 10, 16, RoutingSpec("dynamic", "hinton_ratio", 0.0, bias="in_loop"))
+    layer.routing.bias = torch.nn.Parameter(bias)
     layer.weight = torch.nn.Parameter(random(72, 10, 8, 16, seed=2, scale=0.2).float())
     lower = random(5, 72, 8, seed=3).float()
     torch.testing.assert_close(

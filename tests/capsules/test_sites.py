@@ -98,7 +98,7 @@ def test_every_role_belongs_to_its_q_capsnets_group():
         group: sorted(r for r in ROLE_GROUPS if group_of(f"stage.{r}@1") == group) for group in ROLE_GROUPS.values()
     }
     assert groups == {
-        "weights": ["bias", "weight"],
+        "weights": ["bias", "prior", "weight"],
         "activations": ["coupling", "input", "out", "presquash", "sum_out", "votes"],
         "routing": ["logits", "sum"],
     }

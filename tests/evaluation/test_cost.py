@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import math
 import time
 
 import pytest
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
+from toys import ROUTED
 
 from qcaps.capsules.sites import Sites
-from qcaps.evaluation.cost import StageCost, stage_costs
+from qcaps.evaluation.cost import StageCost, network_cost, stage_costs
 from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
-from qcaps.models.network import CapsuleNetwork
+from qcaps.models.network import CapsuleNetwork, array_sites
 from qcaps.models.shallow_capsnet import ShallowCapsNetSpec
 from qcaps.models.spec import build, initialised
 
@@ -126,8 +128,47 @@ def test_a_new_kind_of_layer_is_counted_like_any_other():
             parameters=2 * 3 * 4 + 5 * 7 + 7,
             macs=4 * 4 * 2 * 3 * 4 + 3 * 5 * 5 * 7,
             activation_values=2 * 4 * 4 + 3 * 5 * 7,
+            outputs=((3, 35),),
         ),
     )
+
+
+def test_the_outputs_are_the_shapes_that_each_stage_gives_to_the_next(shallow):
+    assert column(shallow, "outputs") == {
+        "conv1": ((256, 20, 20),),
+        "primary": ((1152, 8),),
+        "class_caps": ((10, 16),),
+    }
+
+
+class Halves(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(1, 4, 1)
+
+    def forward(self, x):
+        return self.conv(x).unsqueeze(2), x.flatten(1)
+
+
+def test_a_stage_that_gives_two_tensors_has_two_output_shapes():
+    (cost,) = stage_costs(CapsuleNetwork({"halves": Halves()}).eval(), (1, 2, 3))
+    assert cost.outputs == ((4, 1, 2, 3), (6,))
+
+
+def test_every_array_is_listed_in_execution_order_with_the_shape_of_one_image():
+    arrays = network_cost(build(ROUTED).eval(), (1, 14, 14)).arrays
+    assert list(arrays.items())[:3] == [
+        ("conv1.out", (4, 10, 10)),
+        ("primary.votes", (12, 3, 3)),
+        ("primary.coupling", (1,)),
+    ]
+    assert (arrays["class_caps.logits@1"], arrays["class_caps.logits@2"]) == ((27, 3), (27, 3))
+
+
+def test_the_arrays_are_those_of_the_network_with_as_many_values():
+    network = build(ROUTED).eval()
+    found = network_cost(network, (1, 14, 14)).arrays
+    assert {site: math.prod(shape) for site, shape in found.items()} == array_sites(network, (1, 14, 14))
 
 
 def test_counting_on_the_meta_device_and_on_real_numbers_agree(efficient):

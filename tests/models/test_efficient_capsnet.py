@@ -7,7 +7,7 @@ import torch
 from torch.nn.functional import batch_norm, conv2d
 
 from qcaps.capsules.sites import hooked
-from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
+from qcaps.models.efficient_capsnet import MULTIMNIST, SMALLNORB, EfficientCapsNetSpec
 from qcaps.models.network import encoder_tensors, parameter_count
 from qcaps.models.spec import build, initialised
 
@@ -120,3 +120,80 @@ def test_a_spec_without_its_decoder_is_otherwise_the_same():
     with_decoder = dataclasses.replace(SMALL, decoder="fc", decoder_norm=True)
     assert with_decoder.without_decoder() == SMALL
     assert build(with_decoder.without_decoder()).decoder is None
+
+
+def map_sizes(spec):
+    network = initialised(spec, seed=0).eval()
+    shapes = {}
+    image = torch.zeros(1, spec.channels, spec.height, spec.width)
+    with torch.no_grad(), hooked(network, lambda name, array: shapes.setdefault(name, tuple(array.shape)) and array):
+        network(image)
+    return [shapes[f"conv{n}.out"][1:] for n in (1, 2, 3, 4)], shapes["primary.out"][1:]
+
+
+def test_the_maps_for_smallnorb_have_the_published_sizes():
+    maps, primary = map_sizes(SMALLNORB.spec)
+    assert maps == [(32, 21, 21), (64, 19, 19), (64, 17, 17), (128, 8, 8)]
+    assert primary == (16, 8)
+
+
+def test_the_stages_for_smallnorb_have_the_published_number_of_parameters():
+    network = build(SMALLNORB.spec)
+    counts = {name: sum(p.numel() for p in stage.parameters()) for name, stage in network.stages.items()}
+    assert counts == {
+        "conv1": 3_168 + 64,
+        "conv2": 18_496 + 128,
+        "conv3": 36_928 + 128,
+        "conv4": 73_856 + 256,
+        "primary": 8_320,
+        "class_caps": 10_240 + 80,
+    }
+
+
+def test_the_convolutions_for_smallnorb_leak_and_are_normalised_by_image():
+    layer = build(SMALLNORB.spec).stages["conv1"]
+    assert (layer.slope, layer.norm.eps, layer.norm.affine) == (0.3, 1e-3, True)
+    assert isinstance(layer.norm, torch.nn.InstanceNorm2d)
+
+
+def test_gamma_and_beta_for_smallnorb_start_small_and_of_either_sign():
+    layers = list(initialised(SMALLNORB.spec, seed=0).stages.values())[:4]
+    numbers = torch.cat([torch.cat([layer.norm.weight, layer.norm.bias]) for layer in layers])
+    assert numbers.abs().max() <= 0.05
+    assert numbers.abs().max().item() == pytest.approx(0.05, rel=0.05)
+    assert (numbers < 0).float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_instance_norms_do_not_fold():
+    assert SMALLNORB.spec.folded() == SMALLNORB.spec
+    assert build(SMALLNORB.spec).folds == ()
+
+
+def test_smallnorb_has_the_upsampling_decoder_and_the_others_the_dense_one():
+    assert SMALLNORB.spec.usual_decoder == "upsample48"
+    assert MULTIMNIST.spec.usual_decoder == "fc"
+
+
+def test_the_maps_for_multimnist_have_the_published_sizes():
+    maps, primary = map_sizes(MULTIMNIST.spec)
+    assert maps == [(32, 32, 32), (64, 30, 30), (64, 14, 14), (128, 6, 6)]
+    assert primary == (16, 8)
+
+
+def test_the_primary_kernel_for_multimnist_leaves_the_last_row_and_column_unread():
+    network = initialised(MULTIMNIST.spec, seed=0).eval()
+    primary = network.stages["primary"]
+    assert primary.conv.weight.shape == (128, 1, 5, 5)
+    maps = torch.rand(1, 128, 6, 6, generator=torch.Generator().manual_seed(0))
+    other = maps.clone()
+    other[:, :, 5, :] = other[:, :, :, 5] = 9.0
+    assert primary(other).equal(primary(maps))
+
+
+@pytest.mark.parametrize("routing", ["dynamic", "attention", "uniform"])
+@pytest.mark.parametrize("bias", ["none", "in_loop", "after_softmax"])
+def test_any_routing_of_vectors_fits(routing, bias):
+    spec = dataclasses.replace(SMALL, routing=routing, routing_bias=bias, attention_temperature=0.5)
+    scores = initialised(spec, seed=0).eval()(torch.rand(2, 1, 14, 15)).scores
+    assert scores.shape == (2, 4)
+    assert scores.isfinite().all()

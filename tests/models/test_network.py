@@ -8,6 +8,8 @@ import torch
 from qcaps.capsules.sites import hooked
 from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
 from qcaps.models.network import (
+    CapsuleNetwork,
+    Fold,
     Output,
     encoder_tensors,
     parameter_count,
@@ -19,7 +21,9 @@ from qcaps.models.shallow_capsnet import ShallowCapsNetSpec
 from qcaps.models.spec import build, initialised
 
 # Both networks with few channels, so that a forward pass takes milliseconds.
-SHALLOW = ShallowCapsNetSpec(height=19, width=20, conv_channels=6, kernel_size=5, primary_types=3, classes=4)
+SHALLOW = ShallowCapsNetSpec(
+    height=19, width=20, conv_channels=(6,), conv_kernels=(5,), primary_kernel=5, primary_types=3, classes=4
+)
 EFFICIENT = EfficientCapsNetSpec(height=14, width=15, conv_channels=(4, 6, 8, 16), classes=4)
 both = pytest.mark.parametrize("spec", [SHALLOW, EFFICIENT], ids=["shallow", "efficient"])
 
@@ -236,13 +240,57 @@ def test_the_parameter_count_leaves_the_decoder_out():
 
 def test_the_norms_of_efficient_capsnet_fold_into_the_next_convolution():
     assert build(EFFICIENT).folds == (
-        ("conv1", "conv2"),
-        ("conv2", "conv3"),
-        ("conv3", "conv4"),
-        ("conv4", "primary"),
+        Fold("conv1.norm", "conv2.conv"),
+        Fold("conv2.norm", "conv3.conv"),
+        Fold("conv3.norm", "conv4.conv"),
+        Fold("conv4.norm", "primary.conv"),
     )
 
 
 @pytest.mark.parametrize("spec", [EFFICIENT.folded(), SHALLOW], ids=["efficient folded", "shallow"])
 def test_a_network_without_norms_has_nothing_to_fold(spec):
     assert build(spec).folds == ()
+
+
+class Pair(torch.nn.Module):
+    """A last stage that knows its scores: the mean of the pixels for each of two classes."""
+
+    def forward(self, images):
+        capsules = images.flatten(1)[:, :4].view(-1, 2, 2)
+        return capsules, capsules.mean(2)
+
+
+def test_a_last_stage_may_give_its_own_scores():
+    images = torch.rand(3, 1, 2, 2, generator=torch.Generator().manual_seed(0))
+    output = CapsuleNetwork({"pair": Pair()})(images)
+    assert output.capsules.equal(images.view(3, 2, 2))
+    assert output.scores.equal(images.view(3, 2, 2).mean(2))
+
+
+def test_frozen_stages_learn_nothing_and_keep_their_statistics():
+    network = initialised(EFFICIENT, seed=0)
+    network.freeze(["conv1", "conv2"])
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    network.train()
+    network(torch.rand(4, 1, 14, 15, generator=torch.Generator().manual_seed(0))).scores.sum().backward()
+    moved = {n.split(".")[1] for n, t in network.state_dict().items() if not t.equal(before[n])}
+    assert moved == {"conv3", "conv4"}  # their running statistics
+    learning = {n.split(".")[1] for n, p in network.named_parameters() if p.grad is not None}
+    assert learning == {"conv3", "conv4", "primary", "class_caps"}
+
+
+def test_freezing_takes_hold_in_a_network_that_is_being_trained():
+    network = initialised(EFFICIENT, seed=0).train()
+    network.freeze(["conv1"])
+    assert not network.stages["conv1"].training
+    assert network.stages["conv2"].training
+
+
+def test_one_decoder_draws_several_capsules_of_an_image_as_it_draws_each_alone():
+    network = initialised(dataclasses.replace(SHALLOW, decoder="fc"), seed=0).eval()
+    capsules = torch.rand(3, 4, 16, generator=torch.Generator().manual_seed(0))
+    kept = torch.tensor([[0, 1], [3, 2], [1, 3]])
+    together = network.reconstruct(capsules, kept)
+    assert together.shape == (3, 2, 1, 19, 20)
+    for place in range(2):
+        torch.testing.assert_close(together[:, place], network.reconstruct(capsules, kept[:, place]))

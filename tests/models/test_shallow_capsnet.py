@@ -8,11 +8,14 @@ from benchmarks.routing_straightforward import straightforward_class_capsules
 from torch.nn.functional import conv2d
 
 from qcaps.capsules.sites import hooked
-from qcaps.models.network import parameter_count
+from qcaps.errors import UsageError
+from qcaps.models.network import array_sites, parameter_count
 from qcaps.models.shallow_capsnet import ShallowCapsNetSpec
 from qcaps.models.spec import build, initialised
 
-SMALL = ShallowCapsNetSpec(height=19, width=20, conv_channels=6, kernel_size=5, primary_types=3, classes=4)
+SMALL = ShallowCapsNetSpec(
+    height=19, width=20, conv_channels=(6,), conv_kernels=(5,), primary_kernel=5, primary_types=3, classes=4
+)
 # height and width, channels, classes, primary capsules, encoder with the class bias
 PUBLISHED = [
     (28, 1, 10, 1152, 6_804_384),
@@ -39,7 +42,7 @@ def test_the_encoder_has_the_published_number_of_parameters(size, channels, clas
 
 @pytest.mark.parametrize(("size", "channels", "classes", "capsules", "total"), PUBLISHED)
 def test_without_class_bias_the_encoder_lacks_16_parameters_per_class(size, channels, classes, capsules, total):
-    assert parameter_count(build(spec_of(size, channels, classes, routing_bias=False))) == total - 16 * classes
+    assert parameter_count(build(spec_of(size, channels, classes, routing_bias="none"))) == total - 16 * classes
 
 
 def test_the_stages_have_the_published_number_of_parameters():
@@ -63,13 +66,40 @@ def test_height_and_width_may_differ():
     assert network.stages["class_caps"].weight.shape[0] == 32 * 6 * 10
 
 
+def test_each_further_convolution_is_a_stage_of_its_own():
+    spec = dataclasses.replace(SMALL, conv_channels=(6, 5), conv_kernels=(3, 3), conv_strides=(1, 1))
+    network = build(spec)
+    assert list(network.stages) == ["conv1", "conv2", "primary", "class_caps"]
+    assert network.stages["primary"].conv.weight.shape == (24, 5, 5, 5)
+
+
+def test_batch_norms_come_before_the_relu_and_behind_the_primary_convolution():
+    network = build(dataclasses.replace(SMALL, norm="batch", primary_bias="conv"))
+    assert network.stages["conv1"].norm_first
+    assert network.stages["primary"].norm.num_features == 24
+
+
+def test_routed_primary_capsules_have_no_norm():
+    with pytest.raises(UsageError, match="no norm behind routed primary capsules"):
+        build(dataclasses.replace(SMALL, norm="batch"))
+
+
+@pytest.mark.parametrize("routing", ["dynamic", "attention", "uniform"])
+@pytest.mark.parametrize("bias", ["none", "in_loop", "after_softmax"])
+def test_any_routing_of_vectors_fits(routing, bias):
+    network = initialised(dataclasses.replace(SMALL, routing=routing, routing_bias=bias), seed=0).eval()
+    scores = network(torch.rand(2, 1, 19, 20, generator=torch.Generator().manual_seed(0))).scores
+    assert scores.shape == (2, 4)
+    assert scores.isfinite().all()
+
+
 def straightforward(network, images, primary_bias):
     """Compute the class capsules of a small network from its tensors, step by step from the formulas."""
     first, primary, last = network.stages.values()
     maps = torch.relu(conv2d(images, first.conv.weight, first.conv.bias))
     maps = conv2d(maps, primary.conv.weight, stride=2)
     if primary_bias == "routed":
-        maps = maps / 3 + primary.bias.reshape(1, 24, 1, 1)
+        maps = maps / 32 + primary.bias.reshape(1, 24, 1, 1)
     else:
         maps = maps + primary.conv.bias.reshape(1, 24, 1, 1)
     s = torch.stack([maps[:, d::8] for d in range(8)], dim=-1).flatten(1, 3)  # (batch, types * h * w, 8)
@@ -92,9 +122,11 @@ def test_the_whole_network_follows_its_formulas(primary_bias):
 
 @pytest.mark.parametrize(("passes", "iterations"), [(1, 1), (2, 2), (5, 5)])
 def test_the_spec_sets_the_number_of_routing_iterations(passes, iterations):
-    assert (
-        build(dataclasses.replace(SMALL, routing_passes=passes)).stages["class_caps"].routing.iterations == iterations
-    )
+    network = build(dataclasses.replace(SMALL, routing_passes=passes))
+    sites = array_sites(network, (1, 19, 20))
+    assert [name for name in sites if "coupling@" in name] == [
+        f"class_caps.coupling@{t}" for t in range(1, iterations + 1)
+    ]
 
 
 def test_uniform_routing_couples_every_pair_exactly_evenly():
@@ -102,8 +134,8 @@ def test_uniform_routing_couples_every_pair_exactly_evenly():
     couplings = {}
     with hooked(network, lambda name, array: couplings.setdefault(name, array) if "coupling" in name else array):
         network(torch.rand(2, 1, 19, 20, generator=torch.Generator().manual_seed(0)))
-    assert list(couplings) == ["primary.coupling", "class_caps.coupling@1"]
-    assert (couplings["class_caps.coupling@1"] == 1 / 4).all()
+    assert list(couplings) == ["primary.coupling", "class_caps.coupling"]
+    assert (couplings["class_caps.coupling"] == 1 / 4).all()
 
 
 def test_uniform_routing_keeps_every_tensor():

@@ -13,9 +13,11 @@ from qcaps.errors import ArtifactError, UsageError
 from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
 from qcaps.models.network import encoder_tensors
 from qcaps.models.shallow_capsnet import ShallowCapsNetSpec
-from qcaps.models.spec import build, filled, initialised, model_spec, spec_from_dict, spec_to_dict
+from qcaps.models.spec import build, filled, fitted_spec, initialised, model_spec, spec_from_dict, spec_to_dict
 
-SMALL = ShallowCapsNetSpec(height=19, width=20, conv_channels=6, kernel_size=5, primary_types=3, classes=4)
+SMALL = ShallowCapsNetSpec(
+    height=19, width=20, conv_channels=(6,), conv_kernels=(5,), primary_kernel=5, primary_types=3, classes=4
+)
 EFFICIENT = EfficientCapsNetSpec(height=14, width=15, conv_channels=(4, 6, 8, 16), decoder="fc", decoder_norm=True)
 SPECS = [ShallowCapsNetSpec(), EfficientCapsNetSpec(), SMALL, EFFICIENT]
 
@@ -46,6 +48,30 @@ def test_a_spec_takes_defaults_where_the_user_is_silent():
 def test_an_unknown_architecture_lists_near_matches():
     with pytest.raises(UsageError, match=r"unknown model 'shallow-capnet'.*did you mean 'shallow-capsnet'"):
         model_spec("shallow-capnet", {}, where="recipe")
+
+
+def test_an_unknown_choice_lists_near_matches():
+    with pytest.raises(
+        UsageError, match=r"routing of shallow-capsnet is 'dinamic', not one of .*did you mean 'dynamic'"
+    ):
+        model_spec("shallow-capsnet", {"routing": "dinamic"}, where="recipe")
+
+
+def test_a_network_of_one_size_refuses_images_of_another_and_names_those_that_take_them():
+    said = r"takes 1x40x40 images, not 3x64x64 .*did you mean .*'efficient-capsnet'.* are .*deepcaps-64"
+    with pytest.raises(UsageError, match=said) as error:
+        fitted_spec("efficient-capsnet-affnist", (3, 64, 64), 10, {})
+    assert "cnn-small" not in str(error.value)
+
+
+def test_a_network_of_any_size_is_fitted_to_the_images():
+    spec = fitted_spec("shallow-capsnet", (3, 32, 40), 7, {"routing_passes": 1})
+    assert spec == ShallowCapsNetSpec(channels=3, height=32, width=40, classes=7, routing_passes=1)
+
+
+def test_a_named_variant_is_not_an_architecture_of_a_file():
+    with pytest.raises(ArtifactError, match="'efficient-capsnet-affnist' is no architecture"):
+        read(header(EfficientCapsNetSpec(), architecture="efficient-capsnet-affnist"))
 
 
 def test_an_unknown_number_lists_near_matches():
@@ -105,7 +131,7 @@ def test_an_unknown_key_in_a_header_is_refused():
         {"squash": "unknown"},
         {"squash": 3},
         {"squash": ["hinton"]},
-        {"routing": "attention"},
+        {"routing": "em"},
         {"decoder": 5},
         {"decoder": "x" * 65},
     ],
@@ -171,7 +197,7 @@ def test_any_header_gives_a_spec_of_these_numbers_or_an_artifact_error(spec, cha
         {},
         optional={
             name: st.sampled_from([1, 2, 3, 7, 1000, 1_000_000])
-            for name in ("channels", "height", "width", "classes", "conv_channels", "kernel_size", "primary_types")
+            for name in ("channels", "height", "width", "classes", "primary_kernel", "primary_stride", "primary_types")
         },
     )
 )

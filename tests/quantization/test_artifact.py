@@ -262,7 +262,7 @@ LOG = {"kind": "logarithmic", "bits": 4, "max_exponent": 0}
         (put("model", "attention_scale", 0.0), "NaN or infinity"),
         (put("model", "squash", "hinton"), "self-test"),
         (put("model", "routing", "uniform"), "site"),
-        (put("model", "norm", "batch"), "missing or left over"),
+        (put("model", "norm", "batch"), "the weights of the file are not those of the network"),
         (put("model", "decoder", "fc"), "missing or left over"),
         (put("model", "classes", 4), "bytes"),
         (put("model", "channels", 10**6), "bytes"),
