@@ -20,7 +20,18 @@ class TrainConfig:
         "A number of the network, KEY=VALUE, for example routing_passes=1; may be repeated.",
         metavar="KEY=VALUE",
     )
-    decoder: str = option("fc", "Decoder that reconstructs the image from one capsule.", names=DECODERS)
+    decoder: str | None = option(
+        None, "Decoder that reconstructs the image from one capsule; by default what suits the network.", names=DECODERS
+    )
+    init: Path | None = option(
+        None, "Checkpoint to start from: its stages of the same name and shape, and the widths of its backbone."
+    )
+    freeze: tuple[str, ...] = option(
+        (),
+        "A stage that stays as it is, statistics included; backbone names all in front of a capsule head; may be "
+        "repeated.",
+        metavar="STAGE",
+    )
     dataset: str = option("mnist", "Images to train on.", names=DATASETS)
     data_dir: Path | None = option(None, "Folder of the data sets (QCAPS_DATA, else ~/.cache/qcaps/data).")
     augmentation: str | None = option(

@@ -1,4 +1,4 @@
-"""The training loop: margin loss with reconstruction, best epoch chosen on validation images."""
+"""The training loop: the loss of the network with reconstruction, best epoch chosen on validation images."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
-from qcaps.capsules.losses import Margins, margin_loss, reconstruction_loss
+from qcaps.capsules.losses import margin_loss, reconstruction_loss, spread_loss
 from qcaps.config.train import TrainConfig
 from qcaps.data.augment import Augmentation
 from qcaps.data.images import ImageSet, to_float
@@ -19,7 +20,7 @@ from qcaps.errors import QcapsError, StoppedError
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.models.network import CapsuleNetwork
 from qcaps.progress import OnProgress, Step
-from qcaps.training.schedule import learning_rate, margins
+from qcaps.training.schedule import epoch_spread_margin, learning_rate, margins
 from qcaps.training.state import EpochRecord, Position, pack_state, unpack_state
 
 SECONDS_BETWEEN_SAVES = 60.0
@@ -115,20 +116,28 @@ class _Losses(nn.Module):
 
     def __init__(self, network: CapsuleNetwork, config: TrainConfig) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.config = network, config
         self.scale = config.regularization_scale if network.decoder is not None else 0.0
         self.share = config.reconstruction_share
 
-    def forward(self, images: Tensor, labels: Tensor, chosen: Margins) -> tuple[Tensor, Tensor, Tensor]:
-        """Give the loss to minimise, and the mean margin and reconstruction losses."""
+    def forward(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Give the loss to minimise, and the mean class and reconstruction losses."""
         output = self.network(images)
-        margin = margin_loss(output.scores, labels, chosen).mean()
+        class_loss = self._class_loss(output.scores, labels, epoch).mean()
         count = math.ceil(len(images) * self.share)
         if not self.scale or not count:
-            return margin, margin.detach(), margin.new_zeros(())
+            return class_loss, class_loss.detach(), class_loss.new_zeros(())
         drawn = self.network.reconstruct(output.capsules[:count], labels[:count])
         reconstruction = reconstruction_loss(drawn, images[:count]).mean()
-        return margin + self.scale * reconstruction, margin.detach(), reconstruction.detach()
+        return class_loss + self.scale * reconstruction, class_loss.detach(), reconstruction.detach()
+
+    def _class_loss(self, scores: Tensor, labels: Tensor, epoch: int) -> Tensor:
+        """Give the loss of every image that the network is meant to be trained with."""
+        if self.network.loss == "cross-entropy":
+            return cross_entropy(scores.float(), labels, reduction="none")
+        if self.network.loss == "spread":
+            return spread_loss(scores, labels, epoch_spread_margin(self.config, epoch))
+        return margin_loss(scores, labels, margins(self.config, epoch))
 
 
 class _Run:
@@ -143,7 +152,7 @@ class _Run:
         self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
         network.to(memory_format=torch.channels_last)
         # Efficient-CapsNet trains with this epsilon; PyTorch's 1e-8 differs only where gradients vanish.
-        self.optimizer = torch.optim.Adam(network.parameters(), lr=config.lr, eps=1e-7)
+        self.optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=config.lr, eps=1e-7)
         losses, prepared = accelerator.prepare(_Losses(network, config), self.optimizer)
         self.losses: nn.Module = losses
         self.prepared_optimizer: torch.optim.Optimizer = prepared
@@ -156,7 +165,7 @@ class _Run:
             group["lr"] = learning_rate(config, done, self.steps_per_epoch)
         images, labels = self._batch(order)
         self.network.train()
-        loss, margin, reconstruction = self.losses(images, labels, margins(config, position.epoch))
+        loss, class_loss, reconstruction = self.losses(images, labels, position.epoch)
         self.prepared_optimizer.zero_grad()
         self.accelerator.backward(loss)
         self.prepared_optimizer.step()
@@ -167,9 +176,9 @@ class _Run:
                 do="lower --lr; `--mixed-precision no` may help as well",
             )
         position.step += 1
-        position.margin_sum += float(margin)
+        position.class_loss_sum += float(class_loss)
         position.reconstruction_sum += float(reconstruction)
-        return f"margin loss {position.margin_sum / position.step:.4f}"
+        return f"{self.network.loss} loss {position.class_loss_sum / position.step:.4f}"
 
     def finish_epoch(self, on_progress: OnProgress) -> None:
         """Score the validation images and keep the tensors if they are the best so far."""
@@ -187,7 +196,7 @@ class _Run:
             epoch=position.epoch + 1,
             # Not from the optimizer: a run resumed after the last step of an epoch has made no step.
             lr=learning_rate(config, (position.epoch + 1) * self.steps_per_epoch - 1, self.steps_per_epoch),
-            margin_loss=position.margin_sum / self.steps_per_epoch,
+            class_loss=position.class_loss_sum / self.steps_per_epoch,
             reconstruction_loss=position.reconstruction_sum / self.steps_per_epoch,
             validation_correct=measured.correct,
             validation_images=measured.images,
@@ -202,7 +211,7 @@ class _Run:
             }
         position.epoch += 1
         position.step = 0
-        position.margin_sum = position.reconstruction_sum = 0.0
+        position.class_loss_sum = position.reconstruction_sum = 0.0
 
     def state(self) -> State:
         """Give everything that a resumed run needs."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, Margins
+from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, Margins, spread_margin
 from qcaps.config.train import TrainConfig
 
 
@@ -27,3 +27,8 @@ def margins(config: TrainConfig, epoch: int) -> Margins:
     """Give the margins of an epoch, counted from 0: hard ones in the last half, rounded down, if asked for."""
     first_hard = config.epochs - config.epochs // 2
     return HARD_MARGINS if config.hard_training and epoch >= first_hard else NORMAL_MARGINS
+
+
+def epoch_spread_margin(config: TrainConfig, epoch: int) -> float:
+    """Give the margin of the spread loss in an epoch, counted from 0: it rises evenly from the first to the last."""
+    return spread_margin(epoch / max(config.epochs - 1, 1))

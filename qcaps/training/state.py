@@ -17,7 +17,7 @@ class EpochRecord:
 
     epoch: int
     lr: float
-    margin_loss: float
+    class_loss: float
     reconstruction_loss: float
     validation_correct: int
     validation_images: int
@@ -29,7 +29,7 @@ class Position:
 
     epoch: int = 0
     step: int = 0
-    margin_sum: float = 0.0
+    class_loss_sum: float = 0.0
     reconstruction_sum: float = 0.0
     best_epoch: int = -1
     history: list[EpochRecord] = field(default_factory=list)

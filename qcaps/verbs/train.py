@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,19 +12,22 @@ from pathlib import Path
 import torch
 
 import qcaps
-from qcaps.artifacts.checkpoint import Checkpoint, write_checkpoint
+from qcaps.artifacts.bundled import find_checkpoint
+from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from qcaps.artifacts.container import read_container, write_container
 from qcaps.artifacts.journal import content_key
 from qcaps.artifacts.writing import atomic_write
 from qcaps.config import TrainConfig, configure
+from qcaps.config.model_numbers import model_numbers
 from qcaps.data.augment import augmentation
-from qcaps.data.dataset import dataset
+from qcaps.data.dataset import DataSet, dataset
 from qcaps.data.load import load_split
 from qcaps.data.spec import DataSpec, data_spec
-from qcaps.errors import StoppedError, UsageError, quoted
-from qcaps.models.network import parameter_count
-from qcaps.models.spec import ModelSpec, initialised, model_spec, spec_to_dict
+from qcaps.errors import StoppedError, UsageError
+from qcaps.models.network import CapsuleNetwork, parameter_count
+from qcaps.models.spec import ModelSpec, fitted_spec, initialised, spec_to_dict
 from qcaps.progress import OnProgress, silent
+from qcaps.training.beginning import backbone_numbers, begin
 from qcaps.training.devices import accelerator
 from qcaps.training.loop import State, Surroundings, Trained, TrainingData
 from qcaps.training.loop import train as run_training
@@ -65,13 +67,15 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
     data = data_spec(
         config.dataset, augmentation=config.augmentation or images.augmentation, split_seed=config.split_seed
     )
-    shape = {"channels": images.channels, "height": images.height, "width": images.width}
-    numbers = {**shape, "classes": len(images.class_names), "decoder": config.decoder}
-    spec = model_spec(config.model, numbers | _model_arguments(config.model_arg), where="--model-arg")
+    start, sha256 = (None, "") if config.init is None else read_checkpoint(find_checkpoint(config.init))
+    spec = _spec(config, images, start)
     out = config.out or Path("runs") / f"{config.model}-{config.dataset}-train"
     if config.threads:
         torch.set_num_threads(config.threads)
-    trained = _train(spec, data, config, out, on_progress)
+    network = initialised(spec, config.seed)
+    begin(network, start, config.freeze)
+    key = content_key(spec_to_dict(spec), dataclasses.asdict(data), _plain_options(config), sha256, torch.__version__)
+    trained = _train(network, key, data, config, out, on_progress)
     record = {
         "options": _plain_options(config),
         "history": [dataclasses.asdict(epoch) for epoch in trained.position.history],
@@ -83,13 +87,23 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
     sha256 = write_checkpoint(path, checkpoint)
     atomic_write(table, _history_csv(trained.position.history))
     (out / "resume.pt").unlink(missing_ok=True)
-    return _outcome(checkpoint, trained.position.best(), path, table, sha256)
+    return _outcome(checkpoint, config.dataset, trained.position.best(), (path, table), sha256)
 
 
-def _train(spec: ModelSpec, data: DataSpec, config: TrainConfig, out: Path, on_progress: OnProgress) -> Trained:
-    """Run the loop, from the resume file if there is one."""
-    network = initialised(spec, config.seed)
-    key = content_key(spec_to_dict(spec), dataclasses.asdict(data), _plain_options(config), torch.__version__)
+def _spec(config: TrainConfig, images: DataSet, start: Checkpoint | None) -> ModelSpec:
+    """Make the spec of the network to train, with the widths of the backbone to start from."""
+    numbers = {} if start is None else backbone_numbers(config.model, start.model)
+    numbers |= model_numbers(config.model_arg)
+    shape = (images.channels, images.height, images.width)
+    spec = fitted_spec(config.model, shape, len(images.class_names), numbers)
+    decoder = spec.usual_decoder if config.decoder is None else config.decoder
+    return fitted_spec(config.model, shape, len(images.class_names), {"decoder": decoder, **numbers})
+
+
+def _train(
+    network: CapsuleNetwork, key: str, data: DataSpec, config: TrainConfig, out: Path, on_progress: OnProgress
+) -> Trained:
+    """Run the loop, from the resume file if there is one with the same key."""
     resume_file = out / "resume.pt"
     make_folder(out)
     resume = None if config.fresh else _read_resume(resume_file, key)
@@ -128,28 +142,13 @@ def _read_resume(path: Path, key: str) -> State | None:
     return dict(container.header), dict(container.tensors)
 
 
-def _model_arguments(pairs: tuple[str, ...]) -> dict[str, object]:
-    """Read KEY=VALUE pairs."""
-    numbers: dict[str, object] = {}
-    for pair in pairs:
-        name, equals, text = pair.partition("=")
-        if not equals:
-            raise UsageError(f"{quoted(pair)} is not KEY=VALUE", where="--model-arg")
-        numbers[name.strip().replace("-", "_")] = _value(text)
-    return numbers
-
-
-def _value(text: str) -> object:
-    """Read a JSON value: no aliases that grow, and 1e-20 is a number; what is not JSON is a name."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text.strip()
-
-
 def _plain_options(config: TrainConfig) -> dict[str, object]:
     options = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_KEY}
-    return options | {"model_arg": list(config.model_arg)}
+    return options | {
+        "model_arg": list(config.model_arg),
+        "freeze": list(config.freeze),
+        "init": None if config.init is None else config.init.name,
+    }
 
 
 def _history_csv(history: list[EpochRecord]) -> bytes:
@@ -160,14 +159,16 @@ def _history_csv(history: list[EpochRecord]) -> bytes:
     return text.getvalue().encode()
 
 
-def _outcome(checkpoint: Checkpoint, best: EpochRecord, path: Path, table: Path, sha256: str) -> Outcome:
+def _outcome(
+    checkpoint: Checkpoint, dataset_name: str, best: EpochRecord, files: tuple[Path, Path], sha256: str
+) -> Outcome:
     accuracy = best.validation_correct / best.validation_images
     document: Mapping[str, object] = {
         "schema": "qcaps.train/1",
-        "checkpoint": str(path),
+        "checkpoint": str(files[0]),
         "sha256": sha256,
         "model": checkpoint.model.architecture,
-        "dataset": checkpoint.data.dataset,
+        "dataset": dataset_name,
         "parameters": parameter_count(checkpoint.network()),
         "best_epoch": best.epoch,
         "validation": {
@@ -177,7 +178,7 @@ def _outcome(checkpoint: Checkpoint, best: EpochRecord, path: Path, table: Path,
         },
     }
     line = (
-        f"{checkpoint.model.architecture} on {checkpoint.data.dataset}: validation accuracy {100 * accuracy:.2f} % "
+        f"{checkpoint.model.architecture} on {dataset_name}: validation accuracy {100 * accuracy:.2f} % "
         f"({best.validation_correct} of {best.validation_images}) in epoch {best.epoch}"
     )
-    return Outcome(0, (path, table), document, (line,))
+    return Outcome(0, files, document, (line,))

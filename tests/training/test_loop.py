@@ -159,7 +159,7 @@ def test_the_loss_falls_on_digits():
     splits = TrainingData(load_split(data, "train"), load_split(data, "validation"), 255, no_augmentation)
     found = run(TrainConfig(epochs=2, lr=0.005, batch_size=32), spec=spec, data=splits)
     first, second = found.position.history
-    assert second.margin_loss < 0.6 * first.margin_loss
+    assert second.class_loss < 0.6 * first.class_loss
     assert second.validation_correct > 0.8 * 300  # guessing gives 30
 
 
@@ -282,7 +282,7 @@ def test_the_losses_of_a_step_are_those_of_the_formula():
     spec, data = dataclasses.replace(FOLDED, decoder="fc"), toy_data(no_augmentation)
     expected = slow_losses(initialised(spec, CONFIG.seed), data)
     record = run(dataclasses.replace(CONFIG, epochs=1, batch_size=20), spec=spec, data=data).position.history[0]
-    assert record.margin_loss == pytest.approx(expected[0], rel=1e-4)
+    assert record.class_loss == pytest.approx(expected[0], rel=1e-4)
     assert record.reconstruction_loss == pytest.approx(expected[1], rel=1e-4)
 
 
@@ -341,3 +341,41 @@ def test_bf16_trains_as_well():
     found = train(initialised(FOLDED, 0), toy_data(), CONFIG, accelerator("cpu", "bf16"), surroundings())
     assert all(tensor.dtype == torch.float32 for tensor in found.tensors.values())
     assert len(found.position.history) == 3
+
+
+@pytest.mark.parametrize("loss", ["spread", "cross-entropy"])
+def test_a_network_is_trained_with_the_loss_it_declares(loss):
+    network, data = initialised(FOLDED, CONFIG.seed), toy_data(no_augmentation)
+    network.loss = loss
+    with torch.no_grad():
+        scores = network(data.train.pixels / 255).scores
+    expected = 0.0
+    for row, label in zip(scores.tolist(), data.train.labels.tolist(), strict=True):
+        if loss == "spread":  # with the margin of the first epoch, 0.2
+            expected += sum(max(0, 0.2 - (row[label] - a)) ** 2 for j, a in enumerate(row) if j != label)
+        else:
+            expected += math.log(sum(map(math.exp, row))) - row[label]
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=20)
+    record = run(config, network=network, data=data).position.history[0]
+    assert record.class_loss == pytest.approx(expected / 20, rel=1e-4)
+
+
+def test_frozen_stages_come_out_of_training_as_they_went_in():
+    network = initialised(NORMED, CONFIG.seed)
+    network.freeze(["conv1", "conv2"])
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    found = run(network=network).tensors
+    changed = {name.split(".")[1] for name, tensor in found.items() if not tensor.equal(before[name])}
+    assert changed == {"conv3", "conv4", "primary", "class_caps"}
+
+
+def test_a_frozen_run_that_was_stopped_and_resumed_ends_with_the_same_bits(on_disk):
+    def frozen():
+        network = initialised(NORMED, CONFIG.seed)
+        network.freeze(["conv1"])
+        return network
+
+    save, resume = on_disk
+    with pytest.raises(StoppedError):
+        run(network=frozen(), save=save, stop=stop_after(4))
+    assert_same(run(network=frozen(), resume=resume()), run(network=frozen()))

@@ -4,7 +4,7 @@ import pytest
 
 from qcaps.capsules.losses import Margins
 from qcaps.config import TrainConfig
-from qcaps.training.schedule import learning_rate, margins
+from qcaps.training.schedule import epoch_spread_margin, learning_rate, margins
 
 NORMAL, HARD = Margins(0.9, 0.1, 0.5), Margins(0.95, 0.05, 0.8)
 
@@ -53,3 +53,9 @@ def test_a_single_epoch_is_never_hard():
 
 def test_margins_stay_normal_unless_hard_training_is_asked_for():
     assert {margins(TrainConfig(epochs=4), epoch) for epoch in range(4)} == {NORMAL}
+
+
+@pytest.mark.parametrize(("epochs", "expected"), [(1, [0.2]), (2, [0.2, 0.9]), (8, [0.2 + 0.1 * e for e in range(8)])])
+def test_the_spread_margin_rises_evenly_from_the_first_epoch_to_the_last(epochs, expected):
+    config = TrainConfig(epochs=epochs)
+    assert [epoch_spread_margin(config, epoch) for epoch in range(epochs)] == pytest.approx(expected)

@@ -230,7 +230,7 @@ def test_a_terminated_process_saves_and_exits_with_130(tmp_path):
         ("norm_momentum=NaN", "norm_momentum of efficient-capsnet is 'nan'"),
         ("conv_channels=[&a [8, 8], *a]", "not a list of whole numbers"),
         ("conv_channels=" + 10_000 * "[", "not a list of whole numbers"),
-        ("norm=batsh", "not one of batch, none"),
+        ("norm=batsh", "not one of none, batch, instance; did you mean 'batch'"),
     ],
 )
 def test_a_number_that_the_network_does_not_have_is_a_usage_error(tmp_path, argument, message):
