@@ -13,33 +13,41 @@ from qcaps.registry import (
     AUGMENTATIONS,
     DATASETS,
     DECODERS,
+    IMPORTERS,
     MODELS,
     ROUNDINGS,
+    ROUTINGS,
     SEARCHES,
     Entry,
     near_matches,
 )
+from qcaps.reports.table import table_lines
 from qcaps.verbs.outcome import Outcome
 
 DOC = "List what there is of one kind, a line each."
 EXAMPLES = ("qcaps list models", "qcaps list recipes --json")
 
-KINDS = {r.plural: r for r in (MODELS, DECODERS, DATASETS, AUGMENTATIONS, ROUNDINGS, SEARCHES)}
+REGISTRIES = (MODELS, ROUTINGS, DECODERS, DATASETS, AUGMENTATIONS, ROUNDINGS, SEARCHES, IMPORTERS)
+KINDS = {registry.plural: registry for registry in REGISTRIES}
 
 
 def run(
-    kind: Annotated[
-        str, typer.Argument(help="models, decoders, datasets, augmentations, roundings, searches, recipes.")
-    ],
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}, recipes.")],
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,
 ) -> int:
-    """List the entries of one kind."""
-    entries = [{"name": e.name, "doc": e.doc} for e in _entries(kind)]
-    width = max(len(e["name"]) for e in entries)
-    lines = tuple(e["name"] if quiet else f"{e['name']:<{width}}  {e['doc']}" for e in entries)
-    Output(json=json).show(Outcome(0, (), {"schema": "qcaps.list/1", "kind": kind, "entries": entries}, lines))
+    """List the entries of one kind; networks with their figures."""
+    entries = _entries(kind)
+    figures: list[dict[str, object]] = [{} for _ in entries]
+    if quiet and not json:
+        lines = [entry.name for entry in entries]
+    elif kind == MODELS.plural:
+        figures, lines = _networks(entries)
+    else:
+        lines = table_lines(("", ""), [(entry.name, entry.doc) for entry in entries])[1:]
+    named = [{"name": e.name, "doc": e.doc, **more} for e, more in zip(entries, figures, strict=True)]
+    Output(json=json).show(Outcome(0, (), {"schema": "qcaps.list/1", "kind": kind, "entries": named}, tuple(lines)))
     return 0
 
 
@@ -55,3 +63,18 @@ def _entries(kind: str) -> list[Entry]:
             do=f"{near_matches(kind, kinds)}lists are {', '.join(kinds)}",
         )
     return list(KINDS[kind])
+
+
+def _networks(entries: list[Entry]) -> tuple[list[dict[str, object]], list[str]]:
+    """Describe named networks: the figures of each, and a table of them."""
+    from qcaps.reports.inspection import shape_text
+    from qcaps.verbs.inspect import inspection
+
+    found = [inspection(entry.name) for entry in entries]
+    keys = ("input", "any_size", "classes", "parameters", "macs")
+    rows = [
+        (e.name, shape_text(n.input) + "*" * n.any_size, n.classes, n.parameters, n.macs, e.doc)
+        for e, n in zip(entries, found, strict=True)
+    ]
+    lines = table_lines(("name", "input", "classes", "parameters", "MACs", ""), rows)
+    return [{key: getattr(n, key) for key in keys} for n in found], [*lines, "* adapts to images of other sizes"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import typer
-from qcaps_cli import evaluate, listing, quantize, recipe, train
+from qcaps_cli import evaluate, import_, inspect, listing, quantize, recipe, train
 from qcaps_cli.output import Output, print_to_stderr
 from typer.exceptions import Abort, TyperException
 
@@ -54,6 +54,8 @@ for _name, _module in (
     ("quantize", quantize),
     ("eval", evaluate),
     ("run", recipe),
+    ("inspect", inspect),
+    ("import", import_),
     ("list", listing),
 ):
     _add(_name, _module)

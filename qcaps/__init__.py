@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from qcaps.quantization.artifact import load
     from qcaps.recipe.runner import run
     from qcaps.verbs.evaluate import evaluate
+    from qcaps.verbs.importing import import_checkpoint
+    from qcaps.verbs.inspect import inspect
     from qcaps.verbs.quantize import quantize
     from qcaps.verbs.train import train
 
@@ -20,13 +22,15 @@ __version__ = "0.1.0"
 # Loaded on first use, so that `import qcaps` and `qcaps --help` need no torch.
 _TARGETS = {
     "evaluate": "qcaps.verbs.evaluate",
+    "import_checkpoint": "qcaps.verbs.importing",
+    "inspect": "qcaps.verbs.inspect",
     "load": "qcaps.quantization.artifact",
     "quantize": "qcaps.verbs.quantize",
     "run": "qcaps.recipe.runner",
     "train": "qcaps.verbs.train",
 }
 
-__all__ = ["evaluate", "load", "quantize", "run", "train"]
+__all__ = ["evaluate", "import_checkpoint", "inspect", "load", "quantize", "run", "train"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,6 +1,9 @@
 """Every option and default of qcaps, once; no torch here, so that help is instant."""
 
 from qcaps.config.evaluate import EvaluateConfig
+from qcaps.config.importing import ImportConfig
+from qcaps.config.inspect import InspectConfig
+from qcaps.config.model_numbers import model_numbers
 from qcaps.config.option import configure, shell_name
 from qcaps.config.quantize import QuantizeConfig
 from qcaps.config.run import RunConfig
@@ -9,11 +12,14 @@ from qcaps.config.train import TrainConfig
 
 __all__ = [
     "EvaluateConfig",
+    "ImportConfig",
+    "InspectConfig",
     "QuantizeConfig",
     "RunConfig",
     "TrainConfig",
     "configure",
     "format_size",
+    "model_numbers",
     "parse_size",
     "shell_name",
 ]

@@ -9,7 +9,7 @@ from typing import Literal
 
 from qcaps.config.option import LARGEST_SEED, option
 from qcaps.config.sizes import parse_size
-from qcaps.registry import ROUNDINGS, SEARCHES
+from qcaps.registry import DATASETS, ROUNDINGS, SEARCHES
 
 
 def parse_percent(value: object) -> Decimal:
@@ -62,6 +62,11 @@ class QuantizeConfig:
         "Percent of the allowed losses the search keeps in reserve for the report split.",
         least=0,
         most=100,
+    )
+    dataset: str | None = option(
+        None,
+        "Images to choose scales and widths on, and to prove them (default: those it was trained on).",
+        names=DATASETS,
     )
     data_dir: Path | None = option(None, "Folder of the data sets (QCAPS_DATA, else ~/.cache/qcaps/data).")
     test_batch_size: int = option(200, "Images per batch; changes speed and memory only.", least=1)

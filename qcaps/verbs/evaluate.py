@@ -15,8 +15,8 @@ from qcaps.artifacts.bundled import find_checkpoint
 from qcaps.config import EvaluateConfig, configure
 from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
-from qcaps.data.spec import DataSpec, data_spec
-from qcaps.errors import StoppedError, UsageError
+from qcaps.data.spec import DataSpec
+from qcaps.errors import StoppedError
 from qcaps.evaluation.cost import stage_costs
 from qcaps.evaluation.latency import Latency, measure_latency
 from qcaps.evaluation.measure import Measurement, measure
@@ -25,6 +25,7 @@ from qcaps.models.network import encoder_tensors, parameter_count
 from qcaps.progress import OnProgress, silent
 from qcaps.quantization.artifact import Loaded, load, payload_bytes, predictions_sha256
 from qcaps.reports.evaluation import ClassScore, Evaluation, evaluation_lines
+from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.outcome import Outcome
 
@@ -59,8 +60,9 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
         torch.set_num_threads(config.threads)
     paths = [find_checkpoint(Path(file)) for file in files] or [find_checkpoint(None)]
     loaded = [load(path) for path in paths]
+    data = [chosen_data(file, config.dataset, where=str(file.path)) for file in loaded]
     with stoppable() as stop:
-        entries = [_evaluation(file, config, on_progress, stop) for file in loaded]
+        entries = [_evaluation(*pair, config, on_progress, stop) for pair in zip(loaded, data, strict=True)]
     timed = [_latencies(file, config) if config.latency else () for file in loaded]
     document = {
         "schema": "qcaps.eval/1",
@@ -71,15 +73,12 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
     return Outcome(0, (), document, tuple(itertools.chain.from_iterable(lines)))
 
 
-def _evaluation(file: Loaded, config: EvaluateConfig, on_progress: OnProgress, stop: Callable[[], bool]) -> Evaluation:
-    """Evaluate one file."""
-    spec = _data(file, config)
+def _evaluation(
+    file: Loaded, spec: DataSpec, config: EvaluateConfig, on_progress: OnProgress, stop: Callable[[], bool]
+) -> Evaluation:
+    """Evaluate one file on the images that were chosen for it."""
     images = load_split(spec, config.split, data_dir=config.data_dir)
     model = file.model
-    if images.pixels.shape[1:] != (model.channels, model.height, model.width):
-        shape = "x".join(map(str, images.pixels.shape[1:]))
-        wanted = f"{model.channels}x{model.height}x{model.width}"
-        raise UsageError(f"{spec.dataset} has {shape} images, the network wants {wanted}", where=str(file.path))
     try:
         measured = measure(
             file.predictor(seed=config.seed),
@@ -115,13 +114,6 @@ def _evaluation(file: Loaded, config: EvaluateConfig, on_progress: OnProgress, s
         weight_bytes=weight_bytes,
         file_bytes=file.file_bytes,
     )
-
-
-def _data(file: Loaded, config: EvaluateConfig) -> DataSpec:
-    """Take the images the network was trained on, or those asked for, prepared the same way."""
-    if config.dataset is None or config.dataset == file.data.dataset:
-        return file.data
-    return data_spec(config.dataset, divisor=file.data.divisor, split_seed=file.data.split_seed)
 
 
 def _per_class(measured: Measurement, images: ImageSet) -> tuple[ClassScore, ...]:

@@ -134,7 +134,7 @@ def _measured(e: Evidence, predict: Predict, phase: str) -> Measurement:
     return measure(
         predict,
         e.report_images,
-        divisor=e.source.data.divisor,
+        divisor=e.subject.data.divisor,
         batch_size=e.bench.batch_size,
         phase=phase,
         on_progress=e.bench.on_progress,

@@ -18,6 +18,7 @@ from qcaps.artifacts.writing import atomic_write
 from qcaps.config import QuantizeConfig, configure, format_size
 from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
+from qcaps.data.spec import DataSpec
 from qcaps.errors import InfeasibleError, StoppedError
 from qcaps.evaluation.measure import Measurement
 from qcaps.evaluation.tolerance import Tolerance
@@ -36,6 +37,7 @@ from qcaps.registry import SEARCHES
 from qcaps.reports.documents import json_text
 from qcaps.reports.markdown import markdown
 from qcaps.reports.quantization import to_document
+from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.outcome import Outcome, make_folder
 from qcaps.verbs.proof import Evidence, prove
@@ -76,19 +78,19 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     config = configure(QuantizeConfig, options)
     path = find_checkpoint(None if checkpoint is None else Path(checkpoint))
     source, sha256 = read_checkpoint(path)
-    job = _job(source, config)
+    job = _job(source, chosen_data(source, config.dataset, where=str(path)), config)
     _refuse_the_impossible(job)
     out = config.out or Path("runs") / f"{path.stem}-quantize"
     make_folder(out)
     if config.threads:
         torch.set_num_threads(config.threads)
     search, report, training = (
-        load_split(source.data, split, data_dir=config.data_dir) for split in ("validation", "test", "train")
+        load_split(job.data, split, data_dir=config.data_dir) for split in ("validation", "test", "train")
     )
     with Journal.open(out / "journal.jsonl", fresh=config.fresh) as journal, stoppable() as stop:
         bench = Bench(
             search,
-            divisor=source.data.divisor,
+            divisor=job.data.divisor,
             batch_size=config.test_batch_size,
             journal=journal,
             on_progress=on_progress,
@@ -123,17 +125,18 @@ class _Job:
 
     source: Checkpoint
     folded: Checkpoint
+    data: DataSpec
     config: QuantizeConfig
     limits: Limits
     rounding: Rounding
 
 
-def _job(source: Checkpoint, config: QuantizeConfig) -> _Job:
+def _job(source: Checkpoint, data: DataSpec, config: QuantizeConfig) -> _Job:
     spec, tensors = fold_batch_norms(source.model, source.tensors)
     tolerance = Tolerance(config.accuracy_tolerance, config.tolerance_kind)
     limits = Limits(tolerance, config.memory_budget, config.budget_on)
-    folded = Checkpoint(spec, tensors, source.data, {})
-    return _Job(source, folded, config, limits, cast("Rounding", config.rounding))
+    folded = Checkpoint(spec, tensors, data, {})
+    return _Job(source, folded, data, config, limits, cast("Rounding", config.rounding))
 
 
 def _refuse_the_impossible(job: _Job) -> None:
@@ -150,7 +153,7 @@ def _refuse_the_impossible(job: _Job) -> None:
     arrays = array_sites(blank, (model.channels, model.height, model.width))
     plan = BitPlan(job.rounding, dict.fromkeys(weight_sites(blank), narrow), dict.fromkeys(arrays, narrow))
     network = job.folded.network()
-    shortest = Artifact(model, job.source.data, plan, 0, network, {})
+    shortest = Artifact(model, job.data, plan, 0, network, {})
     payload = payload_bytes(network, plan)
     least = payload if job.limits.budget_on == "payload" else len(artifact_bytes(shortest))
     if least > budget:
@@ -174,13 +177,13 @@ def _subject(job: _Job, training: ImageSet, bench: Bench) -> Subject:
     calibration = calibrate(
         network,
         training.subset(drawn),
-        divisor=job.source.data.divisor,
+        divisor=job.data.divisor,
         batch_size=config.test_batch_size,
         seed=config.seed,
         on_progress=bench.on_progress,
         stop=bench.stop,
     )
-    return Subject(job.folded.model, network, job.source.data, calibration, job.rounding, config.seed)
+    return Subject(job.folded.model, network, job.data, calibration, job.rounding, config.seed)
 
 
 def _search(job: _Job, bench: Bench, subject: Subject, baseline: Measurement) -> Found:

@@ -7,19 +7,35 @@ import shlex
 from pathlib import Path
 
 import pytest
-from qcaps_cli import evaluate, listing, quantize, recipe, train
+from qcaps_cli import evaluate, import_, inspect, listing, quantize, recipe, train
 from shell import call, spawn
 
-from qcaps.config import EvaluateConfig, QuantizeConfig, RunConfig, TrainConfig, configure
+from qcaps.config import (
+    EvaluateConfig,
+    ImportConfig,
+    InspectConfig,
+    QuantizeConfig,
+    RunConfig,
+    TrainConfig,
+    configure,
+)
 from qcaps.errors import UsageError
 from qcaps.recipe.lookup import find_recipe, shipped_recipes
 from qcaps.recipe.overrides import override
 from qcaps.recipe.schema import check_recipe
 from qcaps.recipe.yaml_reader import read_yaml
-from qcaps.registry import AUGMENTATIONS, DATASETS, DECODERS, MODELS, ROUNDINGS, SEARCHES
+from qcaps.registry import AUGMENTATIONS, DATASETS, DECODERS, IMPORTERS, MODELS, ROUNDINGS, ROUTINGS, SEARCHES
 from qcaps.verbs.outcome import Outcome
 
-MODULES = {"train": train, "quantize": quantize, "eval": evaluate, "run": recipe, "list": listing}
+MODULES = {
+    "train": train,
+    "quantize": quantize,
+    "eval": evaluate,
+    "run": recipe,
+    "inspect": inspect,
+    "import": import_,
+    "list": listing,
+}
 EXAMPLES = [pytest.param(verb, example, id=example) for verb, module in MODULES.items() for example in module.EXAMPLES]
 REGISTRIES = {
     "models": MODELS,
@@ -28,6 +44,8 @@ REGISTRIES = {
     "augmentations": AUGMENTATIONS,
     "roundings": ROUNDINGS,
     "searches": SEARCHES,
+    "routings": ROUTINGS,
+    "importers": IMPORTERS,
 }
 
 
@@ -37,7 +55,7 @@ def given(monkeypatch):
     noted = []
 
     def checked(config):
-        def verb(*arguments, on_progress, **options):
+        def verb(*arguments, on_progress=None, **options):
             noted.append((arguments, configure(config, options)))
             return Outcome(0, (), {}, ())
 
@@ -52,6 +70,8 @@ def given(monkeypatch):
     monkeypatch.setattr("qcaps.verbs.train.train", checked(TrainConfig))
     monkeypatch.setattr("qcaps.verbs.quantize.quantize", checked(QuantizeConfig))
     monkeypatch.setattr("qcaps.verbs.evaluate.evaluate", checked(EvaluateConfig))
+    monkeypatch.setattr("qcaps.verbs.inspect.inspect", checked(InspectConfig))
+    monkeypatch.setattr("qcaps.verbs.importing.import_checkpoint", checked(ImportConfig))
     monkeypatch.setattr("qcaps.recipe.runner.run", run)
     return noted
 
@@ -85,12 +105,16 @@ def test_arguments_and_options_reach_their_verb(capsys, given):
     call(capsys, "eval")
     call(capsys, "run", "quickstart", "train.epochs=2", "seed=1", "--dry-run", "--out", "here")
     call(capsys, "train", "--epochs", "7", "--hard-training", "--model-arg", "a=1", "--model-arg", "b=2")
-    (quantized, q), (evaluated, e), (default, _), (ran, r), (trained, t) = given
+    call(capsys, "inspect", "deepcaps", "--input", "3x32x32", "--units")
+    call(capsys, "import", "a.h5", "--from", "efficient-capsnet", "--divisor", "256", "--model-arg", "height=32")
+    (quantized, q), (evaluated, e), (default, _), (ran, r), (trained, t), (inspected, i), (imported, m) = given
     assert (quantized, float(q.accuracy_tolerance), q.memory_budget, q.exit_zero) == (("a.pt",), 1.5, 250_000, True)
     assert (evaluated, e.split, e.seed, e.latency) == (("a.pt", "b.pt"), "validation", 3, True)
     assert default == ()
     assert (ran, r.dry_run, r.out) == (("quickstart", "train.epochs=2", "seed=1"), True, Path("here"))
     assert (trained, t.epochs, t.hard_training, t.model_arg) == ((), 7, True, ("a=1", "b=2"))
+    assert (inspected, i.input, i.units, i.sites) == (("deepcaps",), (3, 32, 32), True, False)
+    assert (imported, m.divisor, m.model_arg) == (("a.h5", "efficient-capsnet"), 256, ("height=32",))
 
 
 def test_quantizing_quietly_prints_only_what_was_written(capsys, tiny_checkpoint, tmp_path):
@@ -128,13 +152,44 @@ def test_evaluating_with_json_prints_one_document(capsys, tiny_checkpoint):
     assert answer.err == "evaluate checkpoint.pt: 360/360\n"
 
 
-@pytest.mark.parametrize("kind", REGISTRIES)
+@pytest.mark.parametrize("kind", sorted(REGISTRIES.keys() - {"models"}))
 def test_every_registry_is_listed(capsys, kind):
     answer = call(capsys, "list", kind)
     entries = list(REGISTRIES[kind])
     assert (answer.code, answer.err) == (0, "")
     assert [line.split(maxsplit=1) for line in answer.out.splitlines()] == [[e.name, e.doc] for e in entries]
-    assert call(capsys, "list", kind, "--quiet").out.split() == [e.name for e in entries]
+
+
+@pytest.mark.parametrize("kind", REGISTRIES)
+def test_a_quiet_list_holds_only_names(capsys, kind):
+    assert call(capsys, "list", kind, "--quiet").out.split() == list(REGISTRIES[kind].names())
+
+
+def test_networks_are_listed_with_their_figures_in_one_table(capsys):
+    head, *rows, note = call(capsys, "list", "models").out.splitlines()
+    assert head.split() == ["name", "input", "classes", "parameters", "MACs"]
+    assert note == "* adapts to images of other sizes"
+    assert [row.split()[0] for row in rows] == list(MODELS.names())
+    # Published totals; MACs as the cost tests derive them by hand.
+    efficient = next(row for row in rows if row.startswith("efficient-capsnet "))
+    assert efficient.split()[1:5] == ["1x28x28*", "10", "161,824", "30,135,424"]
+    assert next(row.split()[1] for row in rows if row.startswith("deepcaps-64 ")) == "3x64x64"
+    ends = {row.index(doc) for row, doc in zip(rows, (entry.doc for entry in MODELS), strict=True)}
+    assert len(ends) == 1
+
+
+def test_the_figures_of_networks_are_numbers_in_json(capsys):
+    document = json.loads(call(capsys, "list", "models", "--json").out)
+    found = {entry.pop("name"): entry for entry in document["entries"]}
+    assert list(found) == list(MODELS.names())
+    assert found["shallow-capsnet"] == {
+        "doc": MODELS.entry("shallow-capsnet").doc,
+        "input": [1, 28, 28],
+        "any_size": True,
+        "classes": 10,
+        "parameters": 6_804_384,
+        "macs": 201_793_536,
+    }
 
 
 def test_recipes_are_listed(capsys):

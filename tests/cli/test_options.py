@@ -9,11 +9,18 @@ import typer
 from qcaps_cli.options import command
 from shell import call
 
-from qcaps.config import EvaluateConfig, QuantizeConfig, RunConfig, TrainConfig
+from qcaps.config import EvaluateConfig, ImportConfig, InspectConfig, QuantizeConfig, RunConfig, TrainConfig
 from qcaps.config.option import about, shell_name
 from qcaps.verbs.outcome import Outcome
 
-CONFIGS = {"train": TrainConfig, "quantize": QuantizeConfig, "eval": EvaluateConfig, "run": RunConfig}
+CONFIGS = {
+    "train": TrainConfig,
+    "quantize": QuantizeConfig,
+    "eval": EvaluateConfig,
+    "run": RunConfig,
+    "inspect": InspectConfig,
+    "import": ImportConfig,
+}
 FIELDS = [
     pytest.param(verb, field, id=f"{verb}-{field.name}")
     for verb, config in CONFIGS.items()

@@ -8,13 +8,23 @@ from typing import Any
 
 import pytest
 
-from qcaps.config import EvaluateConfig, QuantizeConfig, RunConfig, TrainConfig, configure
+from qcaps.config import (
+    EvaluateConfig,
+    ImportConfig,
+    InspectConfig,
+    QuantizeConfig,
+    RunConfig,
+    TrainConfig,
+    configure,
+    model_numbers,
+)
+from qcaps.config.inspect import parse_image
 from qcaps.config.option import about
 from qcaps.config.quantize import parse_percent
 from qcaps.errors import UsageError
 from qcaps.evaluation.tolerance import Tolerance
 
-CONFIGS: list[type[Any]] = [EvaluateConfig, QuantizeConfig, RunConfig, TrainConfig]
+CONFIGS: list[type[Any]] = [EvaluateConfig, ImportConfig, InspectConfig, QuantizeConfig, RunConfig, TrainConfig]
 OPTIONS = [(config, field) for config in CONFIGS for field in dataclasses.fields(config)]
 EVERY_OPTION = pytest.mark.parametrize(("config", "field"), OPTIONS, ids=[f"{c.__name__}.{f.name}" for c, f in OPTIONS])
 
@@ -148,3 +158,35 @@ def test_a_misspelled_name_is_answered_with_near_matches(name: str, typed: str, 
         configure(QuantizeConfig, {name: typed})
     assert near in caught.value.do
     assert caught.value.where == f"--{name}"
+
+
+@pytest.mark.parametrize("typed", ["3x32x48", [3, 32, 48], (3, 32, 48)])
+def test_the_size_of_an_image_is_channels_height_and_width(typed: object) -> None:
+    assert configure(InspectConfig, {"input": typed}).input == (3, 32, 48)
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "28", "28x28", "1x28x28x1", "0x28x28", "1x-2x28", "1x28x28.0", "1×28×28", [1, 28]]
+)
+def test_what_is_no_size_of_an_image_is_refused(typed: object) -> None:
+    with pytest.raises(ValueError, match="is not channels x height x width"):
+        parse_image(typed)
+
+
+def test_numbers_of_a_network_are_read_as_json_or_else_as_names() -> None:
+    typed = ("classes=5", "squash-eps=1e-7", "widths=[4, 8]", "prior_logits=true", "decoder=fc", "odd=[1,", "empty=")
+    assert model_numbers(typed) == {
+        "classes": 5,
+        "squash_eps": 1e-7,
+        "widths": [4, 8],
+        "prior_logits": True,
+        "decoder": "fc",
+        "odd": "[1,",
+        "empty": "",
+    }
+
+
+def test_a_number_without_an_equals_sign_is_refused() -> None:
+    with pytest.raises(UsageError, match="'classes' is not KEY=VALUE") as caught:
+        model_numbers(("classes",))
+    assert caught.value.where == "--model-arg"

@@ -21,7 +21,7 @@ EVALUATION = Evaluation(
     predictions_sha256="cd" * 32,
     parameters=161_824,
     macs=62_431_232,
-    stages=(StageCost("conv1", 832, 460_800, 18_432),),
+    stages=(StageCost("conv1", 832, 460_800, 18_432, ((32, 24, 24),)),),
     weight_bytes=81_250,
     file_bytes=1_090_500,
 )

@@ -3,17 +3,23 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 from shell import after
-from toys import toy_images
+from toys import NORMED, toy_network
 
 import qcaps
 import qcaps.verbs.evaluate
+from qcaps.artifacts.checkpoint import Checkpoint, write_checkpoint
 from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
+from qcaps.data.spec import DataSpec, data_spec
 from qcaps.errors import ArtifactError, StoppedError, UsageError
+from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
+from qcaps.models.network import encoder_tensors
+from qcaps.models.spec import ModelSpec
 from qcaps.quantization.artifact import load
 
 
@@ -136,12 +142,54 @@ def test_another_data_set_is_prepared_as_the_own_one_was(tiny_checkpoint, monkey
     assert (asked[0].dataset, asked[0].divisor, asked[0].split_seed) == ("mnist", own.divisor, own.split_seed)
 
 
-def test_images_of_another_size_are_a_usage_error(tiny_checkpoint, monkeypatch):
-    small = toy_images(load(tiny_checkpoint).model, 4)
-    cropped = ImageSet("digits", "test", small.pixels[:, :, :14, :14], small.labels, small.indices, small.class_names)
-    monkeypatch.setattr(qcaps.verbs.evaluate, "load_split", lambda *_, **__: cropped)
-    with pytest.raises(UsageError, match="digits has 1x14x14 images, the network wants 1x28x28"):
-        entry_of(tiny_checkpoint)
+def foreign_checkpoint(folder: Path, spec: ModelSpec, data: DataSpec | None, **record: object) -> Path:
+    """Write a checkpoint of random numbers."""
+    write_checkpoint(folder / "a.pt", Checkpoint(spec, encoder_tensors(toy_network(spec)), data, record))
+    return folder / "a.pt"
+
+
+def test_images_of_another_size_or_of_other_classes_are_a_usage_error(tiny_checkpoint, tmp_path):
+    path = foreign_checkpoint(tmp_path, NORMED, data_spec("digits"))
+    told = []
+    with pytest.raises(UsageError) as raised:
+        qcaps.evaluate(tiny_checkpoint, path, on_progress=told.append)
+    wants = "digits has 1x28x28 images of 10 classes, the network wants 1x14x14 images of 3 classes"
+    assert (raised.value.what, raised.value.where, told) == (wants, str(path), [])
+
+
+def test_a_checkpoint_without_a_data_set_asks_for_one(tmp_path):
+    path = foreign_checkpoint(tmp_path, EfficientCapsNetSpec(), None)
+    with pytest.raises(UsageError) as raised:
+        entry_of(path)
+    assert str(raised.value) == f"the checkpoint names no data set ({path}); name one with --dataset"
+
+
+def test_a_checkpoint_without_a_data_set_is_scored_on_the_one_asked_for(tmp_path):
+    path = foreign_checkpoint(tmp_path, EfficientCapsNetSpec(), None)
+    found = entry_of(path, dataset="digits")
+    assert (found["dataset"], found["images"]) == ("digits", 360)
+
+
+@pytest.mark.parametrize(
+    ("record", "divisor"), [({"import": {"divisor": 256}}, 256), ({}, 255), ({"import": {"divisor": "256"}}, 255)]
+)
+def test_an_imported_checkpoint_is_given_pixels_divided_as_its_source_does(tmp_path, monkeypatch, record, divisor):
+    path = foreign_checkpoint(tmp_path, EfficientCapsNetSpec(), None, **record)
+    asked = []
+
+    def note(spec, split, **_):
+        asked.append(spec.divisor)
+        return load_split(spec, split)
+
+    monkeypatch.setattr(qcaps.verbs.evaluate, "load_split", note)
+    entry_of(path, dataset="digits")
+    assert asked == [divisor]
+
+
+def test_a_divisor_that_no_import_notes_never_reaches_the_pixels(tmp_path):
+    path = foreign_checkpoint(tmp_path, EfficientCapsNetSpec(), None, **{"import": {"divisor": 0}})
+    with pytest.raises(UsageError, match="divided by 255 or 256"):
+        entry_of(path, dataset="digits")
 
 
 def test_an_interrupted_evaluation_says_that_nothing_was_written(tiny_checkpoint):

@@ -15,7 +15,9 @@ from shell import after
 
 import qcaps
 import qcaps.verbs.quantize
+from qcaps.artifacts.checkpoint import read_checkpoint, write_checkpoint
 from qcaps.data.load import load_split
+from qcaps.data.spec import data_spec
 from qcaps.errors import ArtifactError, InfeasibleError, StoppedError, UsageError
 from qcaps.models.network import encoder_tensors, predictions
 from qcaps.quantization.artifact import load
@@ -383,6 +385,27 @@ def test_a_missing_checkpoint_is_a_usage_error_that_names_the_shipped_ones(tmp_p
     with pytest.raises(UsageError, match="no such file") as raised:
         qcaps.quantize(name, out=tmp_path)
     assert "efficient_capsnet_digits.pt" in raised.value.do
+
+
+@pytest.fixture(scope="module")
+def of_unknown_images(tiny_checkpoint, tmp_path_factory):
+    """Write the tiny network as one whose images are no data set of ours."""
+    path = tmp_path_factory.mktemp("unknown") / "a.pt"
+    write_checkpoint(path, dataclasses.replace(read_checkpoint(tiny_checkpoint)[0], data=None))
+    return path
+
+
+def test_a_checkpoint_without_a_data_set_asks_for_one_before_anything_is_written(of_unknown_images, tmp_path):
+    with pytest.raises(UsageError) as raised:
+        qcaps.quantize(of_unknown_images, out=tmp_path / "out")
+    assert str(raised.value) == f"the checkpoint names no data set ({of_unknown_images}); name one with --dataset"
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_data_set_asked_for_is_searched_proven_and_recorded(satisfied, of_unknown_images, tmp_path):
+    outcome = qcaps.quantize(of_unknown_images, dataset="digits", **WIDE, out=tmp_path)
+    assert report_of(tmp_path)["result"][0]["report"] == report_of(satisfied[0])["result"][0]["report"]
+    assert load(outcome.files[0]).data == data_spec("digits")
 
 
 def test_two_runs_cannot_share_a_folder(tiny_checkpoint, tmp_path):

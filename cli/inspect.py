@@ -1,0 +1,36 @@
+"""``qcaps inspect``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, cast
+
+import typer
+from qcaps_cli.options import Given, command
+from qcaps_cli.output import Output
+
+from qcaps.config.inspect import InspectConfig
+
+if TYPE_CHECKING:
+    from qcaps.verbs.outcome import Outcome
+
+DOC = "Inspect a network, a checkpoint or an artifact: stages, shapes, sizes, costs; needs no data."
+EXAMPLES = (
+    "qcaps inspect deepcaps --input 3x32x32 --units",
+    "qcaps inspect efficient_capsnet_digits.pt --sites",
+)
+SUBJECT = Annotated[
+    str | None,
+    typer.Argument(
+        help="A network of `qcaps list models`, else a file or the name of a shipped one.",
+        show_default="efficient_capsnet_digits.pt",
+    ),
+]
+
+
+def _inspect(arguments: Given, options: Given, output: Output) -> Outcome:
+    from qcaps.verbs.inspect import inspect
+
+    return inspect(cast("str | None", arguments["subject"]), **options)
+
+
+run = command(InspectConfig, _inspect, {"subject": SUBJECT})

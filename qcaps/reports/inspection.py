@@ -1,0 +1,240 @@
+"""The report of an inspection, as data and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qcaps.config.sizes import format_size
+from qcaps.errors import shortened
+from qcaps.reports.table import table_lines
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: what it gives to the next, what it costs, where it can be rounded and pruned.
+
+    Parameters
+    ----------
+    name, outputs, parameters, macs, activation_values
+        See :class:`~qcaps.evaluation.cost.StageCost`.
+    weight_sites, array_sites
+        How many there are; every routing iteration counts.
+    units
+        Kind of prunable unit → how many of it, all layers of the stage together.
+    """
+
+    name: str
+    outputs: tuple[Shape, ...]
+    parameters: int
+    macs: int
+    activation_values: int
+    weight_sites: int
+    array_sites: int
+    units: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place where numbers may be rounded: its group, the shape and number of its values, and their format.
+
+    The shape of an array is that of one image. `format` is None in a float network.
+    """
+
+    site: str
+    group: str
+    shape: Shape
+    values: int
+    format: Mapping[str, str | int] | None
+
+
+@dataclass(frozen=True)
+class PrunableUnit:
+    """One kind of unit that can be pruned: its name, how many there are, and the tensors that shrink with it."""
+
+    name: str
+    count: int
+    tensors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The decoder of a network, which belongs to none of its other figures."""
+
+    name: str
+    parameters: int
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """How an artifact is rounded.
+
+    Parameters
+    ----------
+    rounding, seed
+        The scheme, and the seed of stochastic rounding.
+    bits
+        Group of sites → narrowest and widest of them.
+    payload_bytes
+        Packed weights and their scales.
+    """
+
+    rounding: str
+    seed: int
+    bits: Mapping[str, tuple[int, int]]
+    payload_bytes: int
+
+
+@dataclass(frozen=True)
+class InspectedFile:
+    """The file of a network.
+
+    Parameters
+    ----------
+    path, sha256, bytes
+        The file on disk.
+    data
+        The images it was trained on and how they are prepared; None if they are no data set of ours.
+    record
+        How it was made.
+    quantized
+        None for a checkpoint.
+    """
+
+    path: str
+    sha256: str
+    bytes: int
+    data: Mapping[str, object] | None
+    record: Mapping[str, object]
+    quantized: Quantized | None
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What can be said of a network without any image.
+
+    Parameters
+    ----------
+    name, kind
+        As it was asked for, and ``network``, ``checkpoint`` or ``artifact``.
+    model
+        Every number of its spec.
+    input, any_size, classes
+        Channels, height and width of an image; whether a named network adapts to others; number of classes.
+    parameters, macs, activation_values
+        Of the encoder, for one image.
+    float_bytes
+        Of the encoder in float32, running statistics included.
+    decoder
+        None for none.
+    stages, sites, units
+        In execution order.
+    file
+        None for a named network.
+    """
+
+    name: str
+    kind: str
+    model: Mapping[str, object]
+    input: tuple[int, int, int]
+    any_size: bool
+    classes: int
+    parameters: int
+    macs: int
+    activation_values: int
+    float_bytes: int
+    decoder: Decoder | None
+    stages: tuple[Stage, ...]
+    sites: tuple[Site, ...]
+    units: tuple[PrunableUnit, ...]
+    file: InspectedFile | None
+
+
+def inspection_lines(found: Inspection, *, sites: bool, units: bool) -> list[str]:
+    """Tell people about a network: facts, a table of its stages and, if asked for, of its sites and units."""
+    lines = [f"{found.name}: {found.kind}, {found.model['architecture']}"]
+    lines += [f"  {name:<12} {text}" for name, text in _facts(found)]
+    lines += ["", *_stage_table(found)]
+    if sites:
+        lines += ["", *_site_table(found)]
+    if units:
+        lines += ["", *_unit_table(found)]
+    return lines
+
+
+def shape_text(shape: Shape) -> str:
+    """Write a shape as people do, ``256x20x20``."""
+    return "x".join(map(str, shape)) or "1"
+
+
+def _facts(found: Inspection) -> list[tuple[str, str]]:
+    others = ", adapts to other sizes" if found.any_size else ""
+    facts = [
+        ("input", f"{shape_text(found.input)}, {found.classes} classes{others}"),
+        ("parameters", f"{found.parameters:,}"),
+        ("MACs", f"{found.macs:,} per image"),
+        ("in float", format_size(found.float_bytes)),
+    ]
+    if found.decoder is not None:
+        facts.append(("decoder", f"{found.decoder.name}, {found.decoder.parameters:,} parameters apart"))
+    return facts + ([] if found.file is None else _file_facts(found.file))
+
+
+def _file_facts(file: InspectedFile) -> list[tuple[str, str]]:
+    facts = []
+    if file.quantized is not None:
+        q = file.quantized
+        widths = ", ".join(f"{group} {_bits(*bits)}" for group, bits in q.bits.items())
+        facts = [("widths", widths), ("rounding", q.rounding), ("weights", format_size(q.payload_bytes))]
+    if file.data is None:
+        facts.append(("data set", "none of ours"))
+    else:
+        facts.append(("data set", f"{file.data['dataset']}, pixels divided by {file.data['divisor']}"))
+    made = file.record.get("import")
+    if isinstance(made, dict):
+        facts.append(("imported", shortened(f"{made.get('file')} from {made.get('source')}")))
+    return [*facts, ("file", format_size(file.bytes)), ("sha256", file.sha256)]
+
+
+def _bits(narrowest: int, widest: int) -> str:
+    return f"{narrowest} bits" if narrowest == widest else f"{narrowest} to {widest} bits"
+
+
+def _stage_table(found: Inspection) -> list[str]:
+    head = ("stage", "output", "parameters", "MACs", "activations", "sites", "units")
+    rows: list[tuple[str | int, ...]] = [
+        (
+            stage.name,
+            " + ".join(map(shape_text, stage.outputs)),
+            stage.parameters,
+            stage.macs,
+            stage.activation_values,
+            stage.weight_sites + stage.array_sites,
+            ", ".join(f"{count:,} {kind}" for kind, count in stage.units.items()),
+        )
+        for stage in found.stages
+    ]
+    total = ("total", "", found.parameters, found.macs, found.activation_values, len(found.sites), "")
+    return table_lines(head, [*rows, total])
+
+
+def _site_table(found: Inspection) -> list[str]:
+    rows = [(s.site, s.group, shape_text(s.shape), s.values, _format_text(s.format)) for s in found.sites]
+    return table_lines(("site", "group", "shape", "values", "format"), rows)
+
+
+def _format_text(number_format: Mapping[str, str | int] | None) -> str:
+    """Write a number format, given in its plain-data form, as ``8 bits, step 2^-5``."""
+    if number_format is None or number_format["kind"] == "float32":
+        return "float32"
+    if "frac_bits" in number_format:
+        return f"{number_format['bits']} bits, step 2^{-int(number_format['frac_bits'])}"
+    return f"{number_format['bits']} bits, up to 2^{number_format['max_exponent']}"
+
+
+def _unit_table(found: Inspection) -> list[str]:
+    if not found.units:
+        return ["nothing can be pruned"]
+    return table_lines(("unit", "count", "tensors"), [(u.name, u.count, len(u.tensors)) for u in found.units])
