@@ -66,7 +66,7 @@ class ConvNorm(nn.Module):
         x = self.conv(x)
         if self.norm is not None:
             x = self.norm(x)
-        x = self.sites("out", torch.relu(x) if self.relu else x)
+        x = self.sites("out", x.relu_() if self.relu else x)
         return max_pool2d(x, kernel_size=3, stride=2, padding=1) if self.max_pool else x
 
 

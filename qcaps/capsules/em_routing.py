@@ -155,9 +155,8 @@ class EMRouting(nn.Module):
 
     Notes
     -----
-    Squared distances are multiplied out, v² − 2vμ + μ², so that every pass consists of matrix products; before that
-    the votes for a capsule are moved to have their middle at zero, which keeps the difference exact to single
-    precision.
+    Squared distances are multiplied out, v² − 2vμ + μ², so that every pass consists of matrix products. Before that
+    the votes for a capsule are moved to have their middle at zero: then little cancels in the difference.
 
     Where the paper leaves room: the assignment starts at one over the number of upper capsules that see the lower
     one, positions times types. A capsule costs Σ_h (β_u + log σ_h) · Σr, the sum over its pose entries h, and its
@@ -167,7 +166,7 @@ class EMRouting(nn.Module):
 
     References
     ----------
-    Hinton, Sabour and Frosst, "Matrix capsules with EM routing", 2018, section 4 and procedure 1.
+    Hinton, Sabour and Frosst, "Matrix capsules with EM routing", 2018, section 3 and procedure 1.
     """
 
     def __init__(self, spec: EMRoutingSpec, patches: Patches, n_out: int) -> None:

@@ -60,7 +60,8 @@ class FeatureConv(nn.Module):
         x = self.conv(x)
         if self.norm is not None and self.norm_first:
             x = self.norm(x)
-        x = x.relu() if self.slope == 0 else leaky_relu(x, self.slope)
+        # In place, for a pass over the maps costs as much as a small convolution.
+        x = x.relu_() if self.slope == 0 else leaky_relu(x, self.slope, inplace=True)
         if self.norm is not None and not self.norm_first:
             x = self.norm(x)
         return self.sites("out", x)

@@ -76,7 +76,7 @@ class ConvMatrixCapsules(nn.Module):
 
     References
     ----------
-    Hinton, Sabour and Frosst, "Matrix capsules with EM routing", 2018, sections 3 and 4.
+    Hinton, Sabour and Frosst, "Matrix capsules with EM routing", 2018, section 4.
     """
 
     def __init__(self, patches: Patches, types_in: int, types_out: int, spec: EMRoutingSpec) -> None:

@@ -25,6 +25,8 @@ MOST_PASSES = 100
 VectorRouting = Literal["dynamic", "attention", "uniform"]
 # Added to the sum in every pass before the squash, or to the coupling coefficients.
 BiasPosition = Literal["none", "in_loop", "after_softmax"]
+# Who competes in the softmax: the upper capsules for each lower one, or the lower ones for each upper one.
+SoftmaxAxis = Literal["classes", "inputs"]
 
 
 class Routing(Protocol):
@@ -54,6 +56,9 @@ class RoutingSpec:
         Divisors of the agreement of self-attention, and of what enters its softmax.
     prior_logits
         Whether the logits of dynamic routing start from a table learned with the weights.
+    softmax_axis
+        ``classes``: the couplings of each lower capsule sum to one. ``inputs``: those of each upper capsule do, as in
+        the code of Towards Efficient Capsule Networks.
     absent
         Upper capsules that were pruned away: silent ones cast no agreement, so each keeps the share of a zero logit.
     detach
@@ -71,6 +76,7 @@ class RoutingSpec:
     temperature: float = 1.0
     prior_logits: bool = False
     detach: bool = False
+    softmax_axis: SoftmaxAxis = "classes"
     absent: int = 0
 
 
@@ -141,7 +147,7 @@ class DynamicRouting(nn.Module):
             return self._one_pass(votes, logits, self.spec.iterations, sites)
 
     def _one_pass(self, votes: Tensor, logits: Tensor, t: int, sites: Sites) -> Tensor:
-        coupling = _biased_coupling(softmax_over_classes(logits, self.spec.absent), self)
+        coupling = _biased_coupling(compete(logits, self.spec), self)
         coupling = sites("coupling", coupling, t)  # (batch, in, out)
         total = sites("sum", _biased_sum(weighted_sum(coupling, votes), self), t)  # (batch, out, dim)
         return sites("out", squash(total, self.spec.squash_variant, self.spec.squash_eps), t)
@@ -175,7 +181,7 @@ class SelfAttentionRouting(nn.Module):
         with full_precision(votes):
             votes = at_least_float32(votes)
             logits = sites("logits", agreement(votes, votes.sum(1)) / self.spec.scale)  # (batch, in, out)
-            coupling = softmax_over_classes(logits / self.spec.temperature, self.spec.absent)
+            coupling = compete(logits / self.spec.temperature, self.spec)
             coupling = _biased_coupling(coupling, self)
             total = _biased_sum(weighted_sum(sites("coupling", coupling), votes), self)  # (batch, out, dim)
             return sites("out", squash(sites("sum", total), self.spec.squash_variant, self.spec.squash_eps))
@@ -200,7 +206,9 @@ class UniformRouting(nn.Module):
         """Combine votes ``(batch, n_in, n_out, d_out)`` into capsules ``(batch, n_out, d_out)``."""
         with full_precision(votes):
             votes = at_least_float32(votes)
-            coupling = _biased_coupling(votes.new_full(votes.shape[:3], 1 / (votes.shape[2] + self.spec.absent)), self)
+            _, n_in, n_out, _ = votes.shape
+            competing = n_in if self.spec.softmax_axis == "inputs" else n_out + self.spec.absent
+            coupling = _biased_coupling(votes.new_full(votes.shape[:3], 1 / competing), self)
             total = _biased_sum(weighted_sum(sites("coupling", coupling), votes), self)  # (batch, out, dim)
             return sites("out", squash(sites("sum", total), self.spec.squash_variant, self.spec.squash_eps))
 
@@ -258,16 +266,18 @@ def cast_votes(lower: Tensor, weight: Tensor) -> Tensor:
     return votes.transpose(1, 2)  # (batch, in, out, dim)
 
 
-def softmax_over_classes(logits: Tensor, absent: int = 0) -> Tensor:
-    """Let the classes compete for each lower capsule: ``(batch, in, out)`` → the same, summing to 1 over ``out``.
+def compete(logits: Tensor, spec: RoutingSpec) -> Tensor:
+    """Turn logits into coupling coefficients, ``(batch, in, out)`` each.
 
-    Taken along the middle axis of the memory that votes and logits share, which is 20 times faster than along the
-    last one. `absent` further classes with logit 0 take their share.
+    Among the classes the softmax is taken along the middle axis of the memory that votes and logits share, which is 20
+    times faster than along the last one. Absent classes take the share of a zero logit.
     """
-    by_class = logits.transpose(1, 2)
-    if absent == 0:
+    by_class = logits.transpose(1, 2)  # (batch, out, in)
+    if spec.softmax_axis == "inputs":
+        return torch.softmax(by_class, dim=2).transpose(1, 2)
+    if spec.absent == 0:
         return torch.softmax(by_class, dim=1).transpose(1, 2)
-    total = torch.logaddexp(by_class.logsumexp(1, keepdim=True), by_class.new_tensor(math.log(absent)))
+    total = torch.logaddexp(by_class.logsumexp(1, keepdim=True), by_class.new_tensor(math.log(spec.absent)))
     return (by_class - total).exp().transpose(1, 2)
 
 

@@ -20,4 +20,9 @@ class EvaluateConfig:
     test_batch_size: int = option(200, "Images per batch; changes speed and memory only.", least=1)
     seed: int | None = option(None, "Seed of stochastic rounding (default: the artifact's own).", least=0)
     threads: int | None = option(None, "Compute threads (default: PyTorch's choice).", least=1)
+    fast: bool = option(
+        False,
+        "Fold the batch norms of a checkpoint and convolve in bfloat16 where the processor does; a few predictions "
+        "may change.",
+    )
     latency: bool = option(True, "Measure the latency of one image and of a batch.")

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from qcaps.capsules.sites import Sites
 from qcaps.data.images import ImageSet, to_float
 from qcaps.errors import StoppedError
-from qcaps.models.network import CapsuleNetwork, predictions
+from qcaps.models.network import CapsuleNetwork, array_sites, predictions
 from qcaps.progress import OnProgress, Step, silent
+
+# The largest array of a block may take this much, so that it is still in the last-level cache when it is read.
+BLOCK_BYTES = 16 << 20
 
 # Images ``(batch, c, h, w)`` and their indices ``(batch,)`` → predictions ``(batch,)``.
 Predict = Callable[[Tensor, Tensor], Tensor]
@@ -98,9 +104,46 @@ def batches(images: ImageSet, batch_size: int) -> Iterator[ImageSet]:
 def predictor(network: CapsuleNetwork) -> Predict:
     """Make the candidate that is a float network as it stands, on its own device."""
     device = next(network.parameters()).device
+    return in_blocks(network, lambda pixels, _indices: predictions(network(pixels.to(device))))
 
-    def predict(pixels: Tensor, _indices: Tensor) -> Tensor:
-        pixels = pixels.to(device).contiguous(memory_format=torch.channels_last)
-        return predictions(network(pixels))
 
-    return predict
+def in_blocks(network: CapsuleNetwork, predict: Predict) -> Predict:
+    """Make a candidate that cuts every batch into blocks, which is faster and bounds memory.
+
+    Parameters
+    ----------
+    network
+        What `predict` runs.
+    predict
+        Given a block at a time.
+    """
+    blocks = even_blocks(network)
+
+    def in_turn(pixels: Tensor, indices: Tensor) -> Tensor:
+        count = blocks(pixels)
+        return torch.cat([predict(*each) for each in zip(pixels.chunk(count), indices.chunk(count), strict=True)])
+
+    return in_turn
+
+
+def even_blocks(network: CapsuleNetwork) -> Callable[[Tensor], int]:
+    """Make what tells into how many blocks to cut a batch, so that the largest array of each fits the cache."""
+    limits: dict[torch.Size, int] = {}
+
+    def blocks(pixels: Tensor) -> int:
+        image = pixels.shape[1:]
+        if image not in limits:
+            limits[image] = max(1, BLOCK_BYTES // (4 * _largest_array(network, image)))
+        return math.ceil(len(pixels) / limits[image])
+
+    return blocks
+
+
+def _largest_array(network: CapsuleNetwork, image: torch.Size) -> int:
+    """Count the values of one image in the largest array."""
+    blank = CapsuleNetwork(dict(copy.deepcopy(network.stages).to("meta"))).eval()
+    for module in blank.modules():
+        if isinstance(module, Sites):
+            module.hook = None
+    channels, height, width = image
+    return max(array_sites(blank, (channels, height, width)).values())

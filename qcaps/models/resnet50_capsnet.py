@@ -15,7 +15,7 @@ import torch
 
 from qcaps.capsules.backbone_layers import BatchNormSpec
 from qcaps.capsules.masking import MaskLayout
-from qcaps.capsules.routing import BiasPosition, VectorRouting
+from qcaps.capsules.routing import BiasPosition, SoftmaxAxis, VectorRouting
 from qcaps.capsules.squash import SquashVariant
 from qcaps.models.backbone import initialise_backbone, kept_widths, map_size
 from qcaps.models.capsule_head import CapsuleHead, HeadKind, head_stages, head_units, initialise_head
@@ -42,7 +42,8 @@ class ResNet50CapsNetSpec:
         types.
     squash, squash_eps, length_eps
         See :mod:`qcaps.capsules.squash`.
-    routing, routing_passes, routing_bias, routing_detach, attention_scale, attention_temperature
+    routing, routing_passes, routing_bias, routing_detach, softmax_axis, attention_scale,
+    attention_temperature
         See :class:`~qcaps.capsules.routing.RoutingSpec`.
     decoder, decoder_norm, mask_layout
         Registry name of the decoder, batch norm in it, and what it is given.
@@ -70,6 +71,7 @@ class ResNet50CapsNetSpec:
     routing_passes: int = 3
     routing_bias: BiasPosition = "in_loop"
     routing_detach: bool = True
+    softmax_axis: SoftmaxAxis = "classes"
     attention_scale: float = 4.0
     attention_temperature: float = 1.0
     decoder: str = "none"
@@ -117,7 +119,7 @@ class ResNet50CapsNetSpec:
         return dataclasses.replace(self, widths=kept, primary_types=types, primary_dim=dim)
 
     def _head(self) -> CapsuleHead:
-        routing = dataclasses.replace(routing_of(self), detach=self.routing_detach)
+        routing = dataclasses.replace(routing_of(self), detach=self.routing_detach, softmax_axis=self.softmax_axis)
         return CapsuleHead(self.head, self.primary_types, self.primary_dim, self.classes, self.class_dim, routing)
 
 

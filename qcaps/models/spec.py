@@ -223,10 +223,25 @@ def build(spec: ModelSpec) -> CapsuleNetwork:
 
 
 def initialised(spec: ModelSpec, seed: int) -> CapsuleNetwork:
-    """Build an untrained network, its numbers drawn from `seed` alone."""
-    network = build(spec).to_empty(device="cpu")
+    """Build an untrained network, its numbers drawn from `seed` alone.
+
+    Raises
+    ------
+    UsageError
+        If its numbers do not fit together, or its file would be refused for what one image fills.
+    """
+    network = build(spec).eval()
+    if _activations(spec, network) > LARGEST_ACTIVATIONS:
+        raise UsageError(f"one image would fill more than {LARGEST_ACTIVATIONS:,} values in {spec.architecture}")
+    network = network.to_empty(device="cpu").train()
     spec.initialise(network, torch.Generator().manual_seed(seed))
     return network
+
+
+def _activations(spec: ModelSpec, network: CapsuleNetwork) -> int:
+    """Count the values of one image at its input and at all sites."""
+    image = image_of(spec)
+    return math.prod(image) + sum(array_sites(network, image).values())
 
 
 def filled(spec: ModelSpec, tensors: Mapping[str, Tensor], *, where: str) -> CapsuleNetwork:
@@ -251,8 +266,7 @@ def filled(spec: ModelSpec, tensors: Mapping[str, Tensor], *, where: str) -> Cap
             raise ArtifactError(f"tensor {quoted(name)} has shape {sizes}", where=where)
         if tensors[name].dtype != torch.float32:
             raise ArtifactError(f"tensor {quoted(name)} holds {tensors[name].dtype}, not float32", where=where)
-    image = (spec.channels, spec.height, spec.width)
-    if math.prod(image) + sum(array_sites(network, image).values()) > LARGEST_ACTIVATIONS:
+    if _activations(spec, network) > LARGEST_ACTIVATIONS:
         raise ArtifactError("one image would fill more memory than any honest network needs", where=where)
     complete = {k: tensors.get(k, torch.zeros((), dtype=torch.int64)) for k in network.state_dict()}
     network.load_state_dict(complete, strict=True, assign=True)

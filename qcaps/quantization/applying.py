@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qcaps.capsules.sites import hooked
 from qcaps.errors import QcapsError
-from qcaps.evaluation.measure import Predict
+from qcaps.evaluation.measure import Predict, in_blocks
 from qcaps.models.network import CapsuleNetwork, Output, predictions, weight_sites
 from qcaps.quantization.draws import uniforms, weight_uniforms
 from qcaps.quantization.formats import NumberFormat
@@ -60,12 +60,12 @@ class ArrayRounder:
             return self._round(site, array, indices)
 
         with hooked(network, hook):
-            output: Output = network(pixels.contiguous(memory_format=torch.channels_last))
+            output: Output = network(pixels)
             return output
 
     def predictor(self, network: CapsuleNetwork) -> Predict:
         """Make the candidate for :func:`~qcaps.evaluation.measure.measure`."""
-        return lambda pixels, indices: predictions(self.forward(network, pixels, indices))
+        return in_blocks(network, lambda pixels, indices: predictions(self.forward(network, pixels, indices)))
 
     def _round(self, site: str, array: Tensor, indices: Tensor) -> Tensor:
         draws = None

@@ -38,7 +38,7 @@ def backbone_numbers(model: str, start: ModelSpec) -> dict[str, object]:
     return taken
 
 
-def begin(network: CapsuleNetwork, start: Checkpoint | None, freeze: Sequence[str]) -> None:
+def begin(network: CapsuleNetwork, start: Checkpoint | None, freeze: Sequence[str]) -> tuple[str, ...]:
     """Fill a network with what a checkpoint has for it, and freeze stages.
 
     Parameters
@@ -50,16 +50,35 @@ def begin(network: CapsuleNetwork, start: Checkpoint | None, freeze: Sequence[st
     freeze
         Names of stages, or ``backbone`` for all that the network declares.
 
+    Returns
+    -------
+    tuple
+        The stages taken from the checkpoint.
+
     Raises
     ------
     UsageError
-        If no stage of the checkpoint fits, or a name is not that of a stage.
+        If no stage of the checkpoint fits, or a stage to freeze does not exist or was not taken from it: frozen
+        random numbers help nobody.
     """
-    if start is not None:
-        _fill(network, start)
-    stages = tuple(network.stages)
-    names: list[str] = []
-    for name in freeze:
+    taken = () if start is None else _fill(network, start)
+    frozen = _stages_to_freeze(network, freeze)
+    strange = [name for name in frozen if name not in taken]
+    if strange and start is None:
+        raise UsageError(
+            "only trained stages can be frozen", where="--freeze", do="start from a checkpoint with --init"
+        )
+    if strange:
+        do = f"it has {', '.join(taken)}"
+        raise UsageError(f"that checkpoint has no fitting stage {quoted(strange[0])} to freeze", where="--init", do=do)
+    network.freeze(frozen)
+    return taken
+
+
+def _stages_to_freeze(network: CapsuleNetwork, names: Sequence[str]) -> list[str]:
+    """Look names up; ``backbone`` stands for several."""
+    stages, found = tuple(network.stages), list[str]()
+    for name in names:
         if name != "backbone" and name not in stages:
             close = near_matches(name, (*stages, "backbone"))
             raise UsageError(
@@ -67,18 +86,20 @@ def begin(network: CapsuleNetwork, start: Checkpoint | None, freeze: Sequence[st
             )
         if name == "backbone" and not network.backbone:
             raise UsageError("this network has no backbone", where="--freeze", do=f"it has {', '.join(stages)}")
-        names += network.backbone if name == "backbone" else (name,)
-    network.freeze(names)
+        found += network.backbone if name == "backbone" else (name,)
+    return found
 
 
-def _fill(network: CapsuleNetwork, start: Checkpoint) -> None:
-    taken = 0
+def _fill(network: CapsuleNetwork, start: Checkpoint) -> tuple[str, ...]:
+    """Copy the stages that fit; give their names."""
+    taken = []
     for name, stage in network.stages.items():
         prefix = f"stages.{name}."
         theirs = {k.removeprefix(prefix): v for k, v in start.tensors.items() if k.startswith(prefix)}
         own = {k: v for k, v in stage.state_dict().items() if not k.endswith("num_batches_tracked")}
         if own.keys() == theirs.keys() and all(own[k].shape == v.shape for k, v in theirs.items()):
             stage.load_state_dict(theirs, strict=False)
-            taken += 1
+            taken.append(name)
     if not taken:
         raise UsageError("no stage of that checkpoint fits this network", where="--init")
+    return tuple(taken)

@@ -18,12 +18,15 @@ from qcaps.data.load import load_split
 from qcaps.data.spec import DataSpec
 from qcaps.errors import StoppedError
 from qcaps.evaluation.cost import stage_costs
+from qcaps.evaluation.fast import fast_predictor
 from qcaps.evaluation.latency import Latency, measure_latency
-from qcaps.evaluation.measure import Measurement, measure
+from qcaps.evaluation.measure import Measurement, Predict, measure
 from qcaps.evaluation.statistics import wilson_interval
 from qcaps.models.network import encoder_tensors, parameter_count
+from qcaps.models.spec import filled
 from qcaps.progress import OnProgress, silent
 from qcaps.quantization.artifact import Loaded, load, payload_bytes, predictions_sha256
+from qcaps.quantization.folding import fold_batch_norms
 from qcaps.reports.evaluation import ClassScore, Evaluation, evaluation_lines
 from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable
@@ -81,7 +84,7 @@ def _evaluation(
     model = file.model
     try:
         measured = measure(
-            file.predictor(seed=config.seed),
+            _candidate(file, config),
             images,
             divisor=spec.divisor,
             batch_size=config.test_batch_size,
@@ -116,6 +119,14 @@ def _evaluation(
     )
 
 
+def _candidate(file: Loaded, config: EvaluateConfig) -> Predict:
+    """Make what is scored: the network as it lies in the file, or its fast form."""
+    if not config.fast or file.artifact is not None:
+        return file.predictor(seed=config.seed)
+    spec, tensors = fold_batch_norms(file.model, encoder_tensors(file.network))
+    return fast_predictor(filled(spec, tensors, where=str(file.path)))
+
+
 def _per_class(measured: Measurement, images: ImageSet) -> tuple[ClassScore, ...]:
     rows = []
     for label, name in enumerate(images.class_names):
@@ -126,7 +137,7 @@ def _per_class(measured: Measurement, images: ImageSet) -> tuple[ClassScore, ...
 
 def _latencies(file: Loaded, config: EvaluateConfig) -> tuple[Latency, ...]:
     """Time one image, and one batch; what they show makes no difference."""
-    predict, model = file.predictor(seed=config.seed), file.model
+    predict, model = _candidate(file, config), file.model
     found = []
     for size in sorted({1, config.test_batch_size}):
         pixels = torch.zeros(size, model.channels, model.height, model.width)

@@ -73,13 +73,14 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
     if config.threads:
         torch.set_num_threads(config.threads)
     network = initialised(spec, config.seed)
-    begin(network, start, config.freeze)
+    taken = begin(network, start, config.freeze)
     key = content_key(spec_to_dict(spec), dataclasses.asdict(data), _plain_options(config), sha256, torch.__version__)
     trained = _train(network, key, data, config, out, on_progress)
     record = {
         "options": _plain_options(config),
         "history": [dataclasses.asdict(epoch) for epoch in trained.position.history],
         "best_epoch": trained.position.best().epoch,
+        "taken_over": {"sha256": sha256, "stages": list(taken)} if taken else None,
         "versions": {"qcaps": qcaps.__version__, "torch": torch.__version__},
     }
     checkpoint = Checkpoint(spec, trained.tensors, data, record)

@@ -60,6 +60,11 @@ def test_the_decoder_belongs_to_a_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(found.reconstruct(capsules, kept), network.eval().reconstruct(capsules, kept))
 
 
+def test_a_checkpoint_of_images_that_are_no_data_set_of_ours_comes_back_so(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "a.pt", dataclasses.replace(honest(), data=None))
+    assert read_checkpoint(tmp_path / "a.pt")[0].data is None
+
+
 def test_the_same_checkpoint_gives_the_same_bytes_under_any_name(tmp_path: Path) -> None:
     one = write_checkpoint(tmp_path / "a.pt", honest())
     assert write_checkpoint(tmp_path / "other.pt", honest()) == one

@@ -16,7 +16,7 @@ from routing_straightforward import straightforward_class_capsules
 from torch import Tensor
 
 from qcaps.capsules.layers import ClassCapsules
-from qcaps.capsules.routing import DynamicRouting
+from qcaps.capsules.routing import RoutingSpec
 
 LEAST_RATIO = 3.0
 N_IN, D_IN, N_OUT, D_OUT, ITERATIONS = 1152, 8, 10, 16, 3
@@ -56,9 +56,7 @@ def arguments() -> argparse.Namespace:
 def workload(batch_size: int) -> tuple[ClassCapsules, Tensor]:
     """Build the layer and one batch of primary capsules with lengths below one."""
     generator = torch.Generator().manual_seed(0)
-    routing = DynamicRouting(
-        N_OUT, D_OUT, iterations=ITERATIONS, squash_variant="hinton_ratio", squash_eps=0.0, with_bias=True
-    )
+    routing = RoutingSpec("dynamic", "hinton_ratio", 0.0, iterations=ITERATIONS, bias="in_loop")
     layer = ClassCapsules(N_IN, D_IN, N_OUT, D_OUT, routing)
     for parameter in layer.parameters():
         torch.nn.init.normal_(parameter, std=0.1, generator=generator)

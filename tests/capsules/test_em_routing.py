@@ -285,15 +285,21 @@ def test_single_precision_survives_votes_far_from_zero():
 
 
 @pytest.mark.parametrize("kind", ["em", "uniform"])
-@pytest.mark.parametrize("case", ["zero votes", "zero activations", "one far voter", "far apart", "one image"])
+@pytest.mark.parametrize(
+    "case", ["zero votes", "zero activations", "one voter", "two far voters agree", "far apart", "one image"]
+)
 def test_outputs_and_gradients_stay_finite(kind, case):
     routing, (votes, activations) = routing_of(STRIDED, kind=kind, dtype=torch.float32), inputs_of(STRIDED)
     if case == "zero votes":
         votes = torch.zeros_like(votes)
     elif case == "zero activations":
         activations = torch.zeros_like(activations)
-    elif case == "one far voter":
+    elif case == "two far voters agree":
+        votes[..., 1, :] = votes[..., 0, :]
         votes, activations = 1000 * votes, torch.zeros_like(activations)
+        activations[:, :, 0], activations[:, :, 1] = 0.3, 0.9
+    elif case == "one voter":
+        activations = torch.zeros_like(activations)
         activations[:, :, 0] = 1
     elif case == "far apart":
         votes = 1000 * votes

@@ -45,13 +45,17 @@ def slow_softmax(numbers):
     return [x / sum(powers) for x in powers]
 
 
-def slow_dynamic(votes, bias, passes, variant, prior=None, kept_coupling=None):
+def slow_dynamic(votes, bias, passes, variant, prior=None, kept_coupling=None, axis="classes"):
     """Sabour et al., procedure 1, for one image; gives the capsules and the last coupling."""
     n_in, n_out, dim = votes.shape
     zero = torch.zeros((), dtype=votes.dtype)
     b = [[zero if prior is None else prior[i, j] for j in range(n_out)] for i in range(n_in)]
     for _ in range(passes):
-        c = [slow_softmax(b[i]) for i in range(n_in)] if kept_coupling is None else kept_coupling
+        if axis == "classes":
+            c = [slow_softmax(b[i]) for i in range(n_in)] if kept_coupling is None else kept_coupling
+        else:
+            by_class = [slow_softmax([b[i][j] for i in range(n_in)]) for j in range(n_out)]
+            c = [[by_class[j][i] for j in range(n_out)] for i in range(n_in)]
         v = []
         for j in range(n_out):
             s = [sum(c[i][j] * votes[i, j, k] for i in range(n_in)) for k in range(dim)]
@@ -169,6 +173,19 @@ def test_the_agreement_of_self_attention_is_divided_by_its_scale(scale):
     torch.testing.assert_close(
         routing(votes, float_sites(routing)), SLOW["attention"](votes, None, scale, 1.0, False, "efficient")
     )
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_lower_capsules_can_compete_for_each_upper_one(passes):
+    votes = random(BATCH, N_IN, N_OUT, DIM)
+    routing = dynamic(passes, softmax_axis="inputs")
+    expected = SLOW["dynamic"](votes, None, passes, "hinton_ratio", None, None, "inputs")
+    torch.testing.assert_close(routing(votes, float_sites(routing)), expected)
+
+
+def test_uniform_routing_among_lower_capsules_is_one_over_their_number():
+    coupling = recorded(routing_of("uniform", softmax_axis="inputs"), random(BATCH, N_IN, N_OUT, DIM))["coupling"]
+    assert (coupling == 1 / N_IN).all()
 
 
 @pytest.mark.parametrize("passes", [1, 2, 4])

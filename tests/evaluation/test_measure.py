@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from toys import FOLDED, NORMED, toy_images, toy_network
+from toys import FOLDED, NORMED, ROUTED, toy_images, toy_network
 
+import qcaps.evaluation.measure
+from qcaps.capsules.sites import hooked
 from qcaps.data.images import ImageSet
 from qcaps.errors import StoppedError
-from qcaps.evaluation.measure import Measurement, batches, measure, predictor
+from qcaps.evaluation.measure import Measurement, batches, in_blocks, measure, predictor
 
 
 def numbered(count: int) -> ImageSet:
@@ -88,3 +90,34 @@ def test_a_float_network_predicts_its_longest_capsule(spec):
         capsules = network(images.pixels / 255).capsules.double()
     assert found.predictions.tolist() == capsules.square().sum(2).argmax(1).tolist()
     assert len(set(found.predictions.tolist())) > 1
+
+
+@pytest.mark.parametrize(("images", "blocks"), [(4, [4]), (5, [3, 2]), (9, [3, 3, 3]), (1, [1])])
+def test_a_batch_is_cut_into_even_blocks_whose_largest_array_fits(images, blocks, monkeypatch):
+    # The largest array of this network has 4 maps of 10x10: four images of it fit.
+    monkeypatch.setattr(qcaps.evaluation.measure, "BLOCK_BYTES", 4 * (4 * 100 * 4) + 1)
+    seen = []
+
+    def predict(pixels, indices):
+        seen.append(len(pixels))
+        return indices
+
+    found = in_blocks(toy_network(ROUTED), predict)(torch.zeros(images, 1, 14, 14), torch.arange(images))
+    assert seen == blocks
+    assert found.tolist() == list(range(images))
+
+
+def test_an_image_whose_arrays_do_not_fit_goes_alone(monkeypatch):
+    monkeypatch.setattr(qcaps.evaluation.measure, "BLOCK_BYTES", 1)
+    seen = []
+    predict = in_blocks(toy_network(ROUTED), lambda pixels, indices: seen.append(len(pixels)) or indices)
+    predict(torch.zeros(3, 1, 14, 14), torch.arange(3))
+    assert seen == [1, 1, 1]
+
+
+def test_blocks_can_be_found_while_the_arrays_are_hooked():
+    network, images = toy_network(ROUTED), toy_images(ROUTED, 3)
+    passed = []
+    with hooked(network, lambda site, array: passed.append(site) or array):
+        measure(predictor(network), images, divisor=255, batch_size=3)
+    assert len(passed) == len(set(passed))  # each site once: finding the size of a block leaves no trace

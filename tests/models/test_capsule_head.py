@@ -169,3 +169,9 @@ def test_a_bias_for_each_pair_follows_the_types() -> None:
     attention = replace(ROUTING, kind="attention", bias="after_softmax")
     types = {unit.name: unit for unit in head_units(replace(FULL, routing=attention), BACKBONE)}["primary.types"]
     assert types.cuts[-1] == Cut("class_caps.routing.bias", 0)
+
+
+def test_types_that_compete_for_each_class_are_no_units():
+    competing = replace(FULL, routing=replace(ROUTING, softmax_axis="inputs"))
+    backbone = Backbone({}, (Unit("last.channels", CHANNELS, ()),))
+    assert [unit.name for unit in head_units(competing, backbone)] == ["last.channels", "primary.dims"]

@@ -273,6 +273,11 @@ def test_the_same_seed_gives_the_same_network(spec):
     assert all(first[name].equal(second[name]) for name in first)
 
 
+def test_a_network_whose_file_would_be_refused_is_not_begun():
+    with pytest.raises(UsageError, match="one image would fill more than 33,554,432 values in shallow-capsnet"):
+        initialised(ShallowCapsNetSpec(height=400, width=400, conv_channels=(1000,)), seed=0)
+
+
 def test_another_seed_gives_another_network():
     first, second = initialised(SMALL, seed=3), initialised(SMALL, seed=4)
     assert not first.stages["class_caps"].weight.equal(second.stages["class_caps"].weight)

@@ -54,23 +54,40 @@ def test_a_checkpoint_of_which_nothing_fits_is_an_error():
         begin(initialised(NORMED, 0), checkpoint_of(dataclasses.replace(ROUTED, classes=7)), ())
 
 
+def test_the_stages_taken_over_are_told():
+    start = checkpoint_of(dataclasses.replace(NORMED, classes=5))
+    taken = begin(initialised(NORMED, 0), start, ())
+    assert taken == ("conv1", "conv2", "conv3", "conv4", "primary")
+
+
 def test_nothing_is_frozen_unless_asked_for():
     network = initialised(NORMED, 0)
-    begin(network, None, ())
+    assert begin(network, None, ()) == ()
     assert all(p.requires_grad for p in network.parameters())
 
 
 def test_the_stages_asked_for_are_frozen():
     network = initialised(NORMED, 0)
-    begin(network, None, ("conv1", "conv3"))
+    begin(network, checkpoint_of(NORMED), ("conv1", "conv3"))
     assert network.frozen == {"conv1", "conv3"}
 
 
 def test_backbone_stands_for_all_stages_in_front_of_the_head():
     network = initialised(NORMED, 0)
     network.backbone = ("conv1", "conv2")
-    begin(network, None, ("backbone", "conv4"))
+    begin(network, checkpoint_of(NORMED), ("backbone", "conv4"))
     assert network.frozen == {"conv1", "conv2", "conv4"}
+
+
+def test_random_numbers_are_not_frozen():
+    with pytest.raises(UsageError, match=r"only trained stages can be frozen .*--init"):
+        begin(initialised(NORMED, 0), None, ("conv1",))
+
+
+def test_a_stage_that_the_checkpoint_does_not_have_is_not_frozen():
+    start = checkpoint_of(dataclasses.replace(NORMED, channels=3))
+    with pytest.raises(UsageError, match=r"no fitting stage 'conv1' to freeze .*it has conv2"):
+        begin(initialised(NORMED, 0), start, ("conv2", "conv1"))
 
 
 def test_a_network_without_a_backbone_says_so():

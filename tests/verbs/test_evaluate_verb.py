@@ -217,3 +217,18 @@ def test_without_a_file_the_shipped_default_is_scored(monkeypatch):
     monkeypatch.setattr(qcaps.verbs.evaluate, "load", lambda path: pytest.fail(f"loads {path.name}"))
     with pytest.raises(pytest.fail.Exception, match=r"loads efficient_capsnet_digits\.pt"):
         qcaps.evaluate()
+
+
+def test_the_fast_form_is_scored_where_it_is_asked_for(tiny_checkpoint, found, monkeypatch):
+    folded = []
+    real = qcaps.verbs.evaluate.fast_predictor
+    monkeypatch.setattr(qcaps.verbs.evaluate, "fast_predictor", lambda network: folded.append(network) or real(network))
+    fast = entry_of(tiny_checkpoint, fast=True)
+    assert [network.folds for network in folded] == [()]
+    assert abs(fast["correct"] - found["correct"]) <= 2
+    assert fast["parameters"] == found["parameters"]
+
+
+def test_without_being_asked_for_the_network_is_scored_as_it_is(tiny_checkpoint, monkeypatch):
+    monkeypatch.setattr(qcaps.verbs.evaluate, "fast_predictor", lambda network: pytest.fail("folded"))
+    entry_of(tiny_checkpoint)

@@ -285,3 +285,18 @@ def test_training_leaves_the_global_generator_alone(tmp_path):
     torch.manual_seed(5)
     qcaps.train(**TINY | {"epochs": 1}, out=tmp_path)
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_training_starts_from_a_checkpoint_and_leaves_frozen_stages_as_they_are(tmp_path, trained):
+    outcome = qcaps.train(**TINY, init=trained.files[0], freeze=("conv1", "conv2"), out=tmp_path)
+    start, found = (read_checkpoint(file)[0] for file in (trained.files[0], outcome.files[0]))
+    same = {name.split(".")[1] for name, tensor in found.tensors.items() if tensor.equal(start.tensors[name])}
+    assert {"conv1", "conv2"} <= same
+    assert not found.tensors["stages.class_caps.weight"].equal(start.tensors["stages.class_caps.weight"])
+    assert found.record["taken_over"]["stages"] == ["conv1", "conv2", "conv3", "conv4", "primary", "class_caps"]
+    assert outcome.document["validation"]["images"] == 300
+
+
+def test_a_checkpoint_to_start_from_that_does_not_exist_is_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="no such file"):
+        qcaps.train(**TINY, init=tmp_path / "nothing.pt", out=tmp_path / "out")
