@@ -34,12 +34,17 @@ class BitPlan:
     def of_array(self, site: str) -> NumberFormat:
         """Give the format of an array site.
 
+        An entry without iteration covers all of them; a routing of a single pass, which names none, takes the format
+        of the first.
+
         Raises
         ------
         KeyError
             If the plan has none: a site is never left float in silence.
         """
-        return self.arrays[site] if site in self.arrays else self.arrays[site.split("@", 1)[0]]
+        array = site.split("@", 1)[0]
+        found = next((name for name in (site, array, f"{array}@1") if name in self.arrays), site)
+        return self.arrays[found]
 
 
 def plan_to_dict(plan: BitPlan) -> dict[str, object]:

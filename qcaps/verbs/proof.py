@@ -174,8 +174,10 @@ def _score(images: ImageSet, measured: Measurement) -> Score:
 
 def _uniform(e: Evidence, file: Loaded, quantized: Measurement, in_float: Measurement) -> UniformRouting:
     """Repeat both measurements with all coupling coefficients equal, and say so if no prediction changes."""
-    spec, network = file.model.with_uniform_routing(), file.network
-    ablated = to_inference(filled(spec, network.state_dict(), where=file.path.name))
+    spec = file.model.with_uniform_routing()
+    if spec == file.model:  # there is no routing, or it is uniform already
+        return UniformRouting(quantized.accuracy, in_float.accuracy, "")
+    ablated = to_inference(filled(spec, encoder_tensors(file.network), where=file.path.name))
     found = _measured(e, _artifact(file).rounder().predictor(ablated), "uniform routing: quantized")
     source = e.source.model.with_uniform_routing()
     float_network = to_inference(filled(source, e.source.tensors, where="checkpoint"))

@@ -107,3 +107,8 @@ def test_a_format_that_is_refused_names_its_site() -> None:
     with pytest.raises(ArtifactError) as caught:
         plan_from_dict(changed(arrays={"conv7.out": {"kind": "float32", "bits": 16}}), where="x.pt")
     assert caught.value.where == "x.pt: conv7.out"
+
+
+def test_a_routing_of_one_pass_takes_the_formats_of_the_first():
+    plan = BitPlan("truncation", {}, {"class_caps.sum@1": FixedPoint(4, 6), "class_caps.sum@2": FixedPoint(5, 6)})
+    assert plan.of_array("class_caps.sum") == FixedPoint(4, 6)
