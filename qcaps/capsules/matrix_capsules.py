@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from qcaps.capsules.em_routing import EMRouting, EMRoutingSpec, MatrixCapsules, Patches
 from qcaps.capsules.sites import Sites
@@ -12,6 +13,9 @@ from qcaps.capsules.squash import at_least_float32, full_precision
 # Rows and columns of a pose matrix, entry = row · 4 + column; the numbers of a pose.
 SIDE = 4
 POSE = SIDE * SIDE
+# An image's votes and what is derived from them fill some 200 MB of the published network in training. Images beyond
+# so many are routed apart, and once more in the backward pass, rather than kept all at once.
+LEARNED_AT_ONCE = 8
 
 
 class PointwiseConv(nn.Module):
@@ -89,8 +93,15 @@ class ConvMatrixCapsules(nn.Module):
 
     def forward(self, lower: MatrixCapsules) -> MatrixCapsules:
         """Map poses ``(batch, rows, columns, types_in, 16)`` to ``(batch, rows', columns', types_out, 16)``."""
-        votes = self.sites("votes", cast_votes(self.patches.look(lower.poses), self.weight.flatten(0, 2)))
-        upper: MatrixCapsules = self.routing(votes, self.patches.look(lower.activations), self.sites)
+        if not torch.is_grad_enabled() or self.sites.hook is not None or len(lower.poses) <= LEARNED_AT_ONCE:
+            return self._route(*lower)
+        blocks = zip(*(torch.split(array, LEARNED_AT_ONCE) for array in lower), strict=True)
+        routed = [checkpoint(self._route, *block, use_reentrant=False, preserve_rng_state=False) for block in blocks]
+        return MatrixCapsules(*map(torch.cat, zip(*routed, strict=True)))
+
+    def _route(self, poses: Tensor, activations: Tensor) -> MatrixCapsules:
+        votes = self.sites("votes", cast_votes(self.patches.look(poses), self.weight.flatten(0, 2)))
+        upper: MatrixCapsules = self.routing(votes, self.patches.look(activations), self.sites)
         poses, activations = (array.view(len(array), *self.patches.grid, *array.shape[2:]) for array in upper)
         return MatrixCapsules(self.sites("out", poses), activations)
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from qcaps.capsules import matrix_capsules
 from qcaps.capsules.em_routing import EMRoutingSpec, MatrixCapsules, Patches
 from qcaps.capsules.matrix_capsules import ClassMatrixCapsules, ConvMatrixCapsules, PrimaryMatrixCapsules, cast_votes
 from qcaps.capsules.sites import hooked
@@ -169,3 +170,25 @@ def test_gradients_reach_everything_that_takes_part():
     for array in (*lower, *first.parameters(), *last.parameters()):
         assert array.grad.isfinite().all()
         assert array.grad.abs().max() > 0
+
+
+def test_a_batch_that_is_routed_in_blocks_learns_the_same(monkeypatch):
+    poses, activations = random(5, ROWS, COLUMNS, TYPES_IN, 16, seed=1), random(5, ROWS, COLUMNS, TYPES_IN, seed=2)
+    lower = MatrixCapsules(poses.requires_grad_(), torch.sigmoid(activations).requires_grad_())
+    layer = conv_layer()
+
+    def learned():
+        upper = layer(lower)
+        loss = (upper.poses**2).sum() + upper.activations.sum()
+        return [*upper, *torch.autograd.grad(loss, (*lower, *layer.parameters()))]
+
+    together = learned()
+    monkeypatch.setattr(matrix_capsules, "LEARNED_AT_ONCE", 2)
+    routed = []
+    monkeypatch.setattr(
+        layer, "_route", lambda *block: routed.append(len(block[0])) or ConvMatrixCapsules._route(layer, *block)
+    )
+    in_blocks = learned()
+    assert sorted(routed) == [1, 1, 2, 2, 2, 2]  # forwards, and once more backwards
+    for found, expected in zip(in_blocks, together, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-12)
