@@ -42,9 +42,9 @@ class BitPlan:
         KeyError
             If the plan has none: a site is never left float in silence.
         """
-        array = site.split("@", 1)[0]
-        found = next((name for name in (site, array, f"{array}@1") if name in self.arrays), site)
-        return self.arrays[found]
+        array, _, iteration = site.partition("@")
+        names = (site, array) if iteration else (site, f"{site}@1")
+        return self.arrays[next((name for name in names if name in self.arrays), site)]
 
 
 def plan_to_dict(plan: BitPlan) -> dict[str, object]:
