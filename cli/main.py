@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import typer
-from qcaps_cli import evaluate, import_, inspect, listing, quantize, recipe, train
+from qcaps_cli import evaluate, import_, inspect, listing, quantize, recipe, train, verify
 from qcaps_cli.output import Output, print_to_stderr
 from typer.exceptions import Abort, TyperException
 
@@ -55,6 +55,7 @@ for _name, _module in (
     ("eval", evaluate),
     ("run", recipe),
     ("inspect", inspect),
+    ("verify", verify),
     ("import", import_),
     ("list", listing),
 ):

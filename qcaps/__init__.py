@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from qcaps.verbs.inspect import inspect
     from qcaps.verbs.quantize import quantize
     from qcaps.verbs.train import train
+    from qcaps.verbs.verify import verify
 
 __version__ = "0.1.0"
 
@@ -28,9 +29,10 @@ _TARGETS = {
     "quantize": "qcaps.verbs.quantize",
     "run": "qcaps.recipe.runner",
     "train": "qcaps.verbs.train",
+    "verify": "qcaps.verbs.verify",
 }
 
-__all__ = ["evaluate", "import_checkpoint", "inspect", "load", "quantize", "run", "train"]
+__all__ = ["evaluate", "import_checkpoint", "inspect", "load", "quantize", "run", "train", "verify"]
 
 
 def __getattr__(name: str) -> object:

@@ -91,6 +91,33 @@ def payload_bytes(network: CapsuleNetwork, plan: BitPlan) -> int:
     return total + sum(4 * tensor.numel() for tensor in float_tensors(network).values())
 
 
+@dataclass(frozen=True)
+class SelfTest:
+    """A self-test that was passed: its images, and the largest difference from a score in the file."""
+
+    images: int
+    largest_difference: float
+
+
+@dataclass(frozen=True)
+class Checks:
+    """What was checked while a file was loaded.
+
+    Parameters
+    ----------
+    tensors
+        How many there are, each with the sha256 that the header names.
+    tensor_bytes
+        What they take, the scores of the self-test left out: of an artifact the payload that its plan asks for.
+    self_test
+        None for a checkpoint.
+    """
+
+    tensors: int
+    tensor_bytes: int
+    self_test: SelfTest | None
+
+
 @dataclass(frozen=True, eq=False)
 class Loaded:
     """A network out of a file, whichever kind of file it was.
@@ -105,6 +132,8 @@ class Loaded:
         How it was made: plain data out of the file, unchecked.
     artifact
         The quantized network, or None for a checkpoint.
+    checks
+        What makes the file whole.
     """
 
     path: Path
@@ -115,6 +144,7 @@ class Loaded:
     network: CapsuleNetwork
     record: Mapping[str, object]
     artifact: Artifact | None
+    checks: Checks
 
     def predictor(self, *, seed: int | None = None) -> Predict:
         """Make the candidate for :func:`~qcaps.evaluation.measure.measure`: pixels, indices → predictions."""
@@ -132,24 +162,31 @@ def load(path: Path | str) -> Loaded:
         If the file is neither, damaged or hostile.
     """
     container = read_container(Path(path), schema=(CHECKPOINT, ARTIFACT))
-    size = container.file_bytes
+    file = container.path, container.sha256, container.file_bytes
     if container.schema == CHECKPOINT:
         checkpoint = checkpoint_of(container)
-        network = checkpoint.network(where=str(path))
-        model, data = checkpoint.model, checkpoint.data
-        return Loaded(container.path, container.sha256, size, model, data, network, checkpoint.record, None)
-    made = _artifact(container)
-    return Loaded(container.path, container.sha256, size, made.model, made.data, made.network, made.record, made)
+        network, checks = checkpoint.network(where=str(path)), _checks(container, None)
+        return Loaded(*file, checkpoint.model, checkpoint.data, network, checkpoint.record, None, checks)
+    made, passed = _artifact(container)
+    return Loaded(*file, made.model, made.data, made.network, made.record, made, _checks(container, passed))
 
 
-def replay_self_test(artifact: Artifact, expected: Tensor) -> bool:
-    """Tell whether the network still gives the scores it gave when it was written."""
+def replay_self_test(artifact: Artifact, expected: Tensor) -> SelfTest | None:
+    """Score the images of the self-test again; None if the network no longer gives the scores of the file."""
     found = _self_test_scores(artifact)
-    close = bool((found - expected).abs().max() <= SELF_TEST_TOLERANCE)
-    return close and bool((found.argmax(1) == expected.argmax(1)).all())
+    difference = float((found - expected).abs().max())
+    close = difference <= SELF_TEST_TOLERANCE  # NaN is not
+    if close and bool((found.argmax(1) == expected.argmax(1)).all()):
+        return SelfTest(len(expected), difference)
+    return None
 
 
-def _artifact(container: Container) -> Artifact:
+def _checks(container: Container, self_test: SelfTest | None) -> Checks:
+    stored = sum(tensor.nbytes for name, tensor in container.tensors.items() if name != SCORES)
+    return Checks(len(container.tensors), stored, self_test)
+
+
+def _artifact(container: Container) -> tuple[Artifact, SelfTest]:
     """Rebuild the network of a container that was read whole, and replay its self-test."""
     where, header = str(container.path), container.header
     record, seed = header.get("record"), header.get("seed")
@@ -168,11 +205,11 @@ def _artifact(container: Container) -> Artifact:
         passed = replay_self_test(artifact, expected)
     except (KeyError, RuntimeError, ValueError, QcapsError) as error:
         raise ArtifactError(f"the bit plan does not fit the network: {error}", where=where) from error
-    if not passed:
+    if passed is None:
         raise ArtifactError(
             "the self-test fails: the network does not give the scores it was written with", where=where
         )
-    return artifact
+    return artifact, passed
 
 
 def _is_seed(value: object) -> TypeGuard[int]:

@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from qcaps_cli import evaluate, import_, inspect, listing, quantize, recipe, train
+from qcaps_cli import evaluate, import_, inspect, listing, quantize, recipe, train, verify
 from shell import call, spawn
 
 from qcaps.config import (
@@ -33,6 +33,7 @@ MODULES = {
     "eval": evaluate,
     "run": recipe,
     "inspect": inspect,
+    "verify": verify,
     "import": import_,
     "list": listing,
 }
@@ -67,11 +68,16 @@ def given(monkeypatch):
         noted.append(((name, *changes), configure(RunConfig, options)))
         return Outcome(0, (), {}, ())
 
+    def verify_files(*files):
+        noted.append((files, None))
+        return Outcome(0, (), {}, ())
+
     monkeypatch.setattr("qcaps.verbs.train.train", checked(TrainConfig))
     monkeypatch.setattr("qcaps.verbs.quantize.quantize", checked(QuantizeConfig))
     monkeypatch.setattr("qcaps.verbs.evaluate.evaluate", checked(EvaluateConfig))
     monkeypatch.setattr("qcaps.verbs.inspect.inspect", checked(InspectConfig))
     monkeypatch.setattr("qcaps.verbs.importing.import_checkpoint", checked(ImportConfig))
+    monkeypatch.setattr("qcaps.verbs.verify.verify", verify_files)
     monkeypatch.setattr("qcaps.recipe.runner.run", run)
     return noted
 
@@ -107,13 +113,15 @@ def test_arguments_and_options_reach_their_verb(capsys, given):
     call(capsys, "train", "--epochs", "7", "--hard-training", "--model-arg", "a=1", "--model-arg", "b=2")
     call(capsys, "inspect", "deepcaps", "--input", "3x32x32", "--units")
     call(capsys, "import", "a.h5", "--from", "efficient-capsnet", "--divisor", "256", "--model-arg", "height=32")
-    (quantized, q), (evaluated, e), (default, _), (ran, r), (trained, t), (inspected, i), (imported, m) = given
+    call(capsys, "verify", "a.pt", "b.pt")
+    (quantized, q), (evaluated, e), (default, _), (ran, r), (trained, t), (inspected, i), (imported, m), checked = given
     assert (quantized, float(q.accuracy_tolerance), q.memory_budget, q.exit_zero) == (("a.pt",), 1.5, 250_000, True)
     assert (evaluated, e.split, e.seed, e.latency) == (("a.pt", "b.pt"), "validation", 3, True)
     assert default == ()
     assert (ran, r.dry_run, r.out) == (("quickstart", "train.epochs=2", "seed=1"), True, Path("here"))
     assert (trained, t.epochs, t.hard_training, t.model_arg) == ((), 7, True, ("a=1", "b=2"))
     assert (inspected, i.input, i.units, i.sites) == (("deepcaps",), (3, 32, 32), True, False)
+    assert checked == (("a.pt", "b.pt"), None)
     assert (imported, m.divisor, m.model_arg) == (("a.h5", "efficient-capsnet"), 256, ("height=32",))
 
 

@@ -65,6 +65,8 @@ def test_nothing_typed_is_answered_with_the_help(capsys):
         (["trian"], "trian"),
         (["run"], "recipe"),
         (["list"], "kind"),
+        (["verify"], "files"),
+        (["verify", "nowhere.pt"], "nowhere.pt"),
         (["import", "a.pt"], "--from"),
         (["import", "a.pt", "--from", "q-capsnet"], "'q-capsnet' (--from); did you mean 'q-capsnets'"),
         (["import", "nowhere.pt", "--from", "q-capsnets"], "nowhere.pt"),
@@ -166,7 +168,7 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("verb", ["eval", "quantize"])
+@pytest.mark.parametrize("verb", ["eval", "quantize", "verify"])
 @pytest.mark.parametrize("kind", HOSTILE)
 def test_a_hostile_file_is_refused_with_exit_code_3_and_one_line(capsys, tiny_checkpoint, tmp_path, verb, kind):
     file, out = tmp_path / "bad.pt", tmp_path / "out"
