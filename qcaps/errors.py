@@ -138,5 +138,5 @@ def shortened(text: str) -> str:
 
 
 def one_line(text: str) -> str:
-    """Replace every control or line-breaking character by a visible space."""
-    return "".join(" " if unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"} else c for c in text)
+    """Replace every character that controls, breaks lines or means nothing by a visible space."""
+    return "".join(" " if unicodedata.category(c) in {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"} else c for c in text)

@@ -89,14 +89,17 @@ def test_a_problem_cannot_forge_another_line() -> None:
     assert all(line.isprintable() for line in str(error).splitlines())
 
 
+INVISIBLE = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}
+
+
 @given(st.text())
 def test_one_line_keeps_every_character_that_can_be_seen(text: str) -> None:
     found = one_line(text)
     assert len(found) == len(text)
     assert len(found.splitlines()) <= 1
     for before, after in zip(text, found, strict=True):
-        assert after == before or (after == " " and unicodedata.category(before) in {"Cc", "Cf", "Zl", "Zp"})
-    assert not any(unicodedata.category(character) in {"Cc", "Cf", "Zl", "Zp"} for character in found)
+        assert after == before or (after == " " and unicodedata.category(before) in INVISIBLE)
+    assert not any(unicodedata.category(character) in INVISIBLE for character in found)
 
 
 @given(st.text(max_size=300))

@@ -41,7 +41,8 @@ def check_archive(data: bytes, limits: Limits, where: str) -> None:
 
 def unexpected_content(where: str) -> ArtifactError:
     """Say that a torch file is not one of ours."""
-    return refusal("holds something else than a qcaps header and plain tensors", where)
+    do = "weights of another project come in with `qcaps import`"
+    return ArtifactError("the file holds something else than a qcaps header and plain tensors", where=where, do=do)
 
 
 # One letter per pickle operation that torch.save uses here.

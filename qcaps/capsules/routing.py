@@ -100,8 +100,10 @@ def build_routing(
     Raises
     ------
     UsageError
-        If the routing would run more than 100 passes.
+        If the routing would run more than 100 passes, or divide by zero.
     """
+    if not spec.scale or not spec.temperature:
+        raise UsageError("attention_scale and attention_temperature divide: they are more than 0")
     if spec.iterations > MOST_PASSES:
         raise UsageError(f"routing_passes is {spec.iterations}", do=f"at most {MOST_PASSES}")
     if spec.kind == "dynamic":

@@ -23,8 +23,9 @@ ConfinedFormat = Literal["pytorch-legacy", "keras-h5"]
 
 # Beside twice the bytes of the file.
 SPARE_MEMORY = 200_000_000
-# Files are read at more than a hundred megabytes in a second; the rest is for starting.
+# Files are read at more than a hundred megabytes in a second; the rest is for starting, which may have to wait.
 _LEAST_SECONDS = 60
+_LEAST_CPU_SECONDS = 15
 _BYTES_PER_SECOND = 5_000_000
 # The same search path as here, and nothing of the surroundings: no working folder, no user's start-up files.
 _START = f"import sys, json; sys.path[:] = json.loads(sys.argv[1]); from {__name__} import main; main(*sys.argv[2:])"
@@ -48,7 +49,7 @@ def run_confined(path: Path, found: ConfinedFormat, folder: Path) -> None:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-        timeout=_seconds(path.stat().st_size),
+        timeout=_LEAST_SECONDS + path.stat().st_size // _BYTES_PER_SECOND,
         check=False,
     )
 
@@ -80,14 +81,10 @@ def _reader(found: str) -> Callable[[Path], Contents]:
 
 def confine(file_bytes: int) -> None:
     """Limit this process for good: memory and time by the size of the file, no core dump, no large output."""
-    seconds = _seconds(file_bytes)
+    seconds = _LEAST_CPU_SECONDS + file_bytes // _BYTES_PER_SECOND
     limits = {resource.RLIMIT_CPU: seconds, resource.RLIMIT_CORE: 0, resource.RLIMIT_FSIZE: file_bytes + SPARE_MEMORY}
     if sys.platform == "linux":  # elsewhere the kernel counts address space differently, or not at all
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limits[resource.RLIMIT_AS] = pages * resource.getpagesize() + 2 * file_bytes + SPARE_MEMORY
     for limit, value in limits.items():
         resource.setrlimit(limit, (value, value))
-
-
-def _seconds(file_bytes: int) -> int:
-    return _LEAST_SECONDS + file_bytes // _BYTES_PER_SECOND

@@ -56,9 +56,12 @@ class _Name:
     text: str
 
 
-# One million operations need a second and 70 MB; a ResNet-50 needs fifteen thousand.
-_MOST_STEPS = 1_000_000
-_STORAGE_NAME = re.compile(r"torch ([A-Za-z0-9]+)Storage")
+# So many operations need a quarter of a second and 50 MB; a ResNet-50 needs fifteen thousand.
+_MOST_STEPS = 250_000
+# Bounds of what an operation may copy: a name, and the dimensions of a tensor.
+_STORAGE_NAME = re.compile(r"torch ([A-Za-z0-9]{1,20})Storage")
+_MOST_DIMENSIONS = 16
+_LARGEST_NUMBER = 1 << 63
 _ORDERED_DICT = "collections OrderedDict"
 _TENSOR = "torch._utils _rebuild_tensor_v2"
 _PARAMETER = "torch._utils _rebuild_parameter"
@@ -112,8 +115,11 @@ class _Machine:
         if type(target) is not dict:
             raise TypeError("no dictionary to fill")
         for key, value in zip(flat[::2], flat[1::2], strict=True):
-            if type(key) not in (str, int) or key in target:
-                raise refusal(f"holds a key twice or of a strange kind: {quoted(key)}", self.where)
+            # Not even shown, for a tuple of tuples of one tuple has a text, and a hash, without end.
+            if type(key) not in (str, int):
+                raise refusal(f"holds a dictionary with a key of kind {type(key).__name__}", self.where)
+            if key in target:
+                raise refusal(f"holds the key {quoted(key)} twice", self.where)
             target[key] = value
 
     def name(self, text: str) -> None:
@@ -153,14 +159,14 @@ def _tensor(
     """Describe a tensor by the arguments of PyTorch's rebuilding function."""
     if type(storage) is not Storage or type(shape) is not tuple or type(stride) is not tuple or len(more) > 1:
         raise TypeError("no dense tensor")
-    if len(shape) != len(stride):
+    if len(shape) != len(stride) or len(shape) > _MOST_DIMENSIONS:
         raise TypeError("no plain tensor")
     return StoredTensor(storage, _whole(offset), tuple(map(_whole, shape)), tuple(map(_whole, stride)))
 
 
 def _whole(number: object) -> int:
     """Take a number that counts something."""
-    if type(number) is not int or number < 0:
+    if type(number) is not int or not 0 <= number < _LARGEST_NUMBER:
         raise TypeError("no whole number")
     return number
 

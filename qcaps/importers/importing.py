@@ -58,13 +58,17 @@ def import_weights(path: Path, source: str, numbers: Numbers | None = None, limi
     ArtifactError
         If the file is damaged or hostile, or not one of this source; the message names the source that it fits.
     UsageError
-        If the source is unknown, or a number is impossible.
+        If the source is unknown, or a number is impossible or not that of the file.
     """
     IMPORTERS.entry(source, where="--from")
     foreign = read_foreign(path, limits)
     try:
         return map_foreign(foreign, source, numbers or {})
     except ArtifactError as error:
+        if numbers and _fits(foreign, source):
+            raise UsageError(
+                f"the file does not have these numbers: {error.what}", where="--model-arg", do="leave them out"
+            ) from error
         fitting = next((entry.name for entry in IMPORTERS if entry.name != source and _fits(foreign, entry.name)), "")
         do = f"it is a file of {fitting}: use that source" if fitting else error.do
         raise ArtifactError(error.what, where=str(path), do=do) from error

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked_dataclass
 from torch import Tensor
 
+from qcaps.errors import quoted
 from qcaps.importers.keras_layers import conv_weight
 from qcaps.importers.mapping import ForeignTensors, Numbers
 from qcaps.models.spec import ModelSpec
@@ -107,11 +108,11 @@ def _layers(tensors: ForeignTensors) -> Sequence[_Layer]:
         raise tensors.refusal("the model_config of the file is not what Keras writes") from error
     kinds = " ".join(layer.class_name for layer in layers)
     if not _GRAPH.fullmatch(kinds):
-        raise tensors.refusal(f"the model has the layers {kinds}, not those of a Q7-CapsNet")
+        raise tensors.refusal(f"the model has the layers {quoted(kinds)}, not those of a Q7-CapsNet")
     for layer, following in itertools.pairwise(layers):
         behind = following.config.activation if following.class_name == "Activation" else "linear"
         if layer.class_name == "Conv2D" and {layer.config.activation, behind} != {"relu", "linear"}:
-            raise tensors.refusal(f"the convolution {layer.config.name!r} is not followed by one ReLU")
+            raise tensors.refusal(f"the convolution {quoted(layer.config.name)} is not followed by one ReLU")
     if any(layer.config.padding != "valid" for layer in layers):
         raise tensors.refusal("the model pads its convolutions")
     return layers
@@ -121,7 +122,7 @@ def _weights(tensors: ForeignTensors, layer: _Numbers, count: int) -> Sequence[s
     """Name the weights of a layer."""
     names = tensors.foreign.groups.get(layer.name, ())
     if len(names) != count:
-        raise tensors.refusal(f"the layer {layer.name!r} has {len(names)} weights, not {count}")
+        raise tensors.refusal(f"the layer {quoted(layer.name)} has {len(names)} weights, not {count}")
     return names
 
 
@@ -129,5 +130,5 @@ def _side(tensors: ForeignTensors, size: int | Sequence[int]) -> int:
     """Give the one number of a square kernel or an even stride."""
     sizes = {size} if isinstance(size, int) else set(size)
     if len(sizes) != 1:
-        raise tensors.refusal(f"the model has a kernel or stride of {size}, which is not square")
+        raise tensors.refusal(f"the model has a kernel or stride of {quoted(size)}, which is not square")
     return sizes.pop()

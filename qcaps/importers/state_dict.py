@@ -39,8 +39,12 @@ def state_dict_of(loaded: object, leaf: type[Leaf], where: str) -> dict[str, Lea
         raise refusal("is one of qcaps already, and needs no import", where)
     tensors: dict[str, Leaf] = {}
     for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, leaf):
+        if not isinstance(key, str):
+            raise refusal(f"holds a key of kind {type(key).__name__} in its state dict", where)
+        if not isinstance(value, leaf):
             raise refusal(f"holds {quoted(key)}, which is not a plain tensor, in its state dict", where)
+        if not key.isprintable():
+            raise refusal(f"has a tensor of the unprintable name {quoted(key)}", where)
         name = _without_prefixes(key)
         if name in tensors:
             raise refusal(f"holds the tensor {quoted(name)} twice", where)

@@ -57,7 +57,7 @@ def _check_sizes(stored: Mapping[str, StoredTensor], records: Mapping[str, Recor
         last = tensor.offset + sum((n - 1) * step for n, step in zip(tensor.shape, tensor.stride, strict=True))
         repeated = any(n > 1 and step == 0 for n, step in zip(tensor.shape, tensor.stride, strict=True))
         if repeated or elements > storage.elements or (elements and last >= storage.elements):
-            raise refusal(f"does not hold all {elements} elements of tensor {quoted(name)}", where)
+            raise refusal(f"does not hold all elements of tensor {quoted(name)}", where)
         total += elements * _DTYPES[storage.kind].itemsize
     if total > sum(len(record.content) for record in records.values()):
         raise refusal("holds tensors that share their numbers", where)

@@ -166,6 +166,8 @@ class ShallowCapsNetSpec:
 
     def _primary(self) -> nn.Module:
         if self.primary_bias == "routed":
+            if not self.primary_coupling:
+                raise UsageError("primary_coupling of shallow-capsnet is 0: nothing would reach its capsules")
             if self.norm != "none":
                 raise UsageError("shallow-capsnet has no norm behind routed primary capsules", do="primary_bias=conv")
             return RoutedPrimaryCapsules(

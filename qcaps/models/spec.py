@@ -21,6 +21,7 @@ from qcaps.registry import MODELS, near_matches
 
 # No dimension of any published capsule network comes near this; a larger one in a file is an attack.
 LARGEST_NUMBER = 1_000_000
+LARGEST_SIDE = 4096
 # Values of one image at all sites together; a file that asks for more is refused before anything is computed.
 LARGEST_ACTIVATIONS = 1 << 25
 
@@ -73,6 +74,10 @@ class ModelSpec(Protocol):
         """Give the spec of the same network with the kept number of some of its units, by their names."""
 
 
+# What a network takes over from its images.
+SHAPE_NUMBERS = frozenset({"channels", "height", "width", "classes"})
+
+
 @dataclass(frozen=True)
 class Preset:
     """A spec under a name that users type.
@@ -119,8 +124,12 @@ def fitted_spec(name: str, image: tuple[int, int, int], classes: int, numbers: M
     Raises
     ------
     UsageError
-        If the network does not take such images; the message names those that do.
+        If the network does not take such images, the message names those that do; or if a number is wrong, one of
+        the images' own for example.
     """
+    fixed = sorted(SHAPE_NUMBERS & numbers.keys())
+    if fixed:
+        raise UsageError(f"{fixed[0]} of a network follows its images", where="--model-arg", do="leave it out")
     known = preset(name, where="--model")
     if not known.any_size and image != image_of(known.spec):
         wanted, given = ("x".join(map(str, shape)) for shape in (image_of(known.spec), image))
@@ -170,6 +179,8 @@ def model_spec(name: str, numbers: Mapping[str, object], *, where: str) -> Model
             close = near_matches(key, known)
             raise UsageError(f"{name} has no number {quoted(key)}", where=where, do=f"{close}it has {', '.join(known)}")
         problem = _misfit(value, hints[key])
+        if not problem and key in ("height", "width") and cast("int", value) > LARGEST_SIDE:
+            problem = f"a whole number from 1 to {LARGEST_SIDE}"
         if problem:
             raise UsageError(f"{key} of {name} is {quoted(value)}, not {problem}", where=where)
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in numbers.items()}
@@ -282,7 +293,7 @@ def _misfit(value: object, hint: object) -> str:
         return "" if fits else f"one of {', '.join(args)}; {close}".removesuffix("; ").rstrip()
     if origin in (tuple, types.GenericAlias):
         fits = isinstance(value, list | tuple) and 0 < len(value) <= 64 and not any(_misfit(v, args[0]) for v in value)
-        return "" if fits else "a list of whole numbers"
+        return "" if fits else "a list of whole numbers, such as [8, 16]"
     if hint is bool:
         return "" if isinstance(value, bool) else "true or false"
     if hint is int:

@@ -16,7 +16,7 @@ from qcaps.config import EvaluateConfig, configure
 from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
 from qcaps.data.spec import DataSpec
-from qcaps.errors import StoppedError
+from qcaps.errors import StoppedError, UsageError
 from qcaps.evaluation.cost import stage_costs
 from qcaps.evaluation.fast import fast_predictor
 from qcaps.evaluation.latency import Latency, measure_latency
@@ -63,6 +63,9 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
         torch.set_num_threads(config.threads)
     paths = [find_checkpoint(Path(file)) for file in files] or [find_checkpoint(None)]
     loaded = [load(path) for path in paths]
+    packed = next((file.path for file in loaded if file.artifact is not None), None)
+    if config.fast and packed is not None:
+        raise UsageError("an artifact has no fast form", where=str(packed), do="leave --fast out")
     data = [chosen_data(file, config.dataset, where=str(file.path)) for file in loaded]
     with stoppable() as stop:
         entries = [_evaluation(*pair, config, on_progress, stop) for pair in zip(loaded, data, strict=True)]
@@ -121,7 +124,7 @@ def _evaluation(
 
 def _candidate(file: Loaded, config: EvaluateConfig) -> Predict:
     """Make what is scored: the network as it lies in the file, or its fast form."""
-    if not config.fast or file.artifact is not None:
+    if not config.fast:
         return file.predictor(seed=config.seed)
     spec, tensors = fold_batch_norms(file.model, encoder_tensors(file.network))
     return fast_predictor(filled(spec, tensors, where=str(file.path)))

@@ -13,6 +13,7 @@ from qcaps.config import ImportConfig, configure, model_numbers
 from qcaps.data.spec import DIVISORS, DataSpec, data_spec
 from qcaps.errors import UsageError, shortened
 from qcaps.importers.importing import Imported, import_weights
+from qcaps.importers.mapping import COUNTER
 from qcaps.models.network import parameter_count
 from qcaps.models.spec import build
 from qcaps.registry import IMPORTERS
@@ -100,7 +101,8 @@ def _outcome(imported: Imported, source: str, data: DataSpec | None, checkpoint:
 
 
 def _ignored_text(ignored: tuple[str, ...]) -> str:
-    """Tell how many tensors were left out, and the first of them."""
+    """Tell how many tensors were left out, and the first of them; counters of batches are no news."""
+    ignored = tuple(name for name in ignored if not name.endswith(COUNTER))
     if not ignored:
         return "every tensor used"
     count = f"{len(ignored)} tensor{'s' if len(ignored) > 1 else ''} ignored"

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 from qcaps.artifacts.bundled import find_checkpoint
 from qcaps.capsules.sites import group_of
@@ -75,9 +76,9 @@ def _spec(name: str, config: InspectConfig) -> ModelSpec:
     """Make the spec of a named network as training would, with its usual decoder."""
     known = preset(name).spec
     numbers = model_numbers(config.model_arg)
-    image = config.input or image_of(known)
-    spec = fitted_spec(name, image, known.classes, numbers)
-    return fitted_spec(name, image, known.classes, {"decoder": spec.usual_decoder, **numbers})
+    image, classes = config.input or image_of(known), cast("int", numbers.pop("classes", known.classes))
+    spec = fitted_spec(name, image, classes, numbers)
+    return fitted_spec(name, image, classes, {"decoder": spec.usual_decoder, **numbers})
 
 
 def _path(subject: Path | str | None, config: InspectConfig) -> Path:

@@ -96,6 +96,8 @@ def _spec(config: TrainConfig, images: DataSet, start: Checkpoint | None) -> Mod
     numbers = {} if start is None else backbone_numbers(config.model, start.model)
     numbers |= model_numbers(config.model_arg)
     shape = (images.channels, images.height, images.width)
+    if config.decoder is not None and numbers.get("decoder", config.decoder) != config.decoder:
+        raise UsageError("--decoder names another decoder", where="--model-arg", do="leave one of them out")
     spec = fitted_spec(config.model, shape, len(images.class_names), numbers)
     decoder = spec.usual_decoder if config.decoder is None else config.decoder
     return fitted_spec(config.model, shape, len(images.class_names), {"decoder": decoder, **numbers})

@@ -30,4 +30,4 @@ def test_a_file_far_larger_than_the_one_read_cannot_be_written(tmp_path: Path) -
 
 def test_a_crash_leaves_no_core_dump_and_the_limits_cannot_be_raised() -> None:
     code = "import resource; assert resource.getrlimit(resource.RLIMIT_CORE) == (0, 0);"
-    assert confined(code + "print(resource.getrlimit(resource.RLIMIT_CPU))").stdout == "(60, 60)\n"
+    assert confined(code + "print(resource.getrlimit(resource.RLIMIT_CPU))").stdout == "(15, 15)\n"

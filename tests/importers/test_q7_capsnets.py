@@ -86,6 +86,21 @@ def test_a_graph_that_our_network_does_not_compute_is_refused(
     assert reason in refusal(tmp_path, change)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda config: config["config"]["layers"].extend(500 * config["config"]["layers"]),
+        changed(1, name="x" * 9000),
+        changed(3, kernel_size=list(range(3000))),
+    ],
+    ids=["layers", "name", "kernel"],
+)
+def test_a_refusal_stays_short_whatever_the_graph_says(
+    tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    assert len(refusal(tmp_path, change)) < 200
+
+
 def test_weights_without_a_graph_are_refused(tmp_path: Path) -> None:
     layers, _ = q7("mnist")
     with pytest.raises(ArtifactError, match="no model_config"):

@@ -87,7 +87,7 @@ def test_prefixes_of_wrappers_are_stripped(tmp_path: Path, prefix: str) -> None:
 def test_a_name_given_twice_is_refused(tmp_path: Path) -> None:
     path = save_zip(tmp_path / "model.pt", {"a": torch.zeros(1), "b": torch.ones(1)})
     twice = pickle_of(path).replace(b"X\x01\x00\x00\x00b", b"X\x01\x00\x00\x00a")
-    assert "holds a key twice" in refusal(with_pickle(path, twice).read_bytes())
+    assert "holds the key" in refusal(with_pickle(path, twice).read_bytes())
 
 
 def test_names_that_only_differ_by_a_prefix_are_refused() -> None:
@@ -203,7 +203,7 @@ def test_another_precision_is_refused(dtype: torch.dtype) -> None:
 @pytest.mark.parametrize(("stored", "shown"), [(1, 10**10), (5, 5)])
 def test_a_tensor_that_repeats_one_number_is_refused(stored: int, shown: int) -> None:
     repeated = torch.zeros(stored)[:1].expand(shown)
-    assert f"does not hold all {shown} elements" in refusal(saved({"a": repeated}))
+    assert "does not hold all elements" in refusal(saved({"a": repeated}))
 
 
 def test_a_huge_shape_on_a_small_record_is_refused(tmp_path: Path) -> None:
@@ -219,7 +219,7 @@ def test_an_offset_beyond_the_record_is_refused(tmp_path: Path) -> None:
     pickled = pickle_of(path)
     assert pickled.count(b"QK\x04") == 1
     shifted = pickled.replace(b"QK\x04", b"QK\x08")
-    assert "does not hold all 2 elements" in refusal(with_pickle(path, shifted).read_bytes())
+    assert "does not hold all elements" in refusal(with_pickle(path, shifted).read_bytes())
 
 
 def test_a_storage_of_another_length_than_its_record_is_refused(tmp_path: Path) -> None:
@@ -274,9 +274,48 @@ def test_lists_that_double_with_every_level_are_visited_once_each() -> None:
     assert found["a"].tolist() == [1.0]
 
 
+def text(value: str) -> bytes:
+    """Write a string as a pickle of protocol 2 does."""
+    encoded = value.encode()
+    return b"X" + struct.pack("<I", len(encoded)) + encoded
+
+
+def storage(kind: str) -> bytes:
+    """Ask for a storage of eight numbers."""
+    return b"(" + text("storage") + b"ctorch\n" + kind.encode() + b"Storage\n" + text("0") + text("cpu") + b"K\x08tQ"
+
+
+def tensor_of_shape(shape: bytes, stride: bytes) -> bytes:
+    """Rebuild a tensor, its shape and stride given as pickles."""
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage("Float") + b"K\0" + shape + stride + b"\x89NtR"
+
+
+HUGE = b"\x8a\xff" + b"\xff" * 254 + b"\x7f"  # LONG1, 2^2039 - 1
+
+
+@pytest.mark.parametrize(
+    ("pickled", "reason"),
+    [
+        # A tuple of two of the tuple before, thirty times: its text and its hash would never end.
+        (b"})" + b"".join(b"q%ch%c\x86" % (i, i) for i in range(30)) + b"Ns.", "a key of kind tuple"),
+        (b"}" + text("a") + b"Ns" + text("a") + b"Ns.", "the key 'a' twice"),
+        (b"}" + text("a") + tensor_of_shape(b"(" + b"K\1" * 17 + b"t", b"(" + b"K\1" * 17 + b"t") + b"s.", "damaged"),
+        (b"}" + text("a") + tensor_of_shape(b"(" + HUGE + b"t", b"(K\1t") + b"s.", "damaged"),
+        (b"}" + text("a") + storage("A" * 21) + b"s.", "asks for 'torch AAAAAAAAAAAAAAAAAAAAA"),
+        (b"}" + text("a\n") + tensor_of_shape(b"(K\x08t", b"(K\1t") + b"s.", "unprintable name"),
+    ],
+    ids=["endless key", "key twice", "dimensions", "huge number", "long name", "unprintable name"],
+)
+def test_what_only_an_attack_would_hold_is_refused_in_one_short_line(pickled: bytes, reason: str) -> None:
+    said = refusal(zipped({"a/data.pkl": b"\x80\x02" + pickled, "a/data/0": bytes(32)}))
+    assert reason in said
+    assert said.isprintable()
+    assert len(said) < 200
+
+
 def test_a_pickle_of_too_many_steps_is_refused(tmp_path: Path) -> None:
     path = save_zip(tmp_path / "model.pt", {"a": torch.zeros(1)})
-    assert "far more than tensors" in refusal(with_pickle(path, b"\x80\x02" + b"N" * 1_100_000 + b".").read_bytes())
+    assert "far more than tensors" in refusal(with_pickle(path, b"\x80\x02" + b"N" * 260_000 + b".").read_bytes())
 
 
 @pytest.mark.parametrize("protocol", [0, 1, 3, 4, 5])

@@ -69,6 +69,23 @@ def test_a_network_of_any_size_is_fitted_to_the_images():
     assert spec == ShallowCapsNetSpec(channels=3, height=32, width=40, classes=7, routing_passes=1)
 
 
+@pytest.mark.parametrize("name", ["channels", "height", "width", "classes"])
+def test_what_follows_the_images_is_no_number_of_its_own(name):
+    with pytest.raises(UsageError, match=rf"{name} of a network follows its images \(--model-arg\); leave it out"):
+        fitted_spec("shallow-capsnet", (1, 28, 28), 10, {name: 20})
+
+
+def test_no_side_of_an_image_is_larger_than_any_photograph():
+    with pytest.raises(UsageError, match=r"height of shallow-capsnet is '4097', not a whole number from 1 to 4096"):
+        fitted_spec("shallow-capsnet", (1, 4097, 28), 10, {})
+
+
+@pytest.mark.parametrize("number", ["attention_scale", "attention_temperature", "primary_coupling"])
+def test_numbers_that_must_not_be_zero_are_a_usage_error(number):
+    with pytest.raises(UsageError, match=number):
+        build(ShallowCapsNetSpec(**{number: 0.0}))
+
+
 def test_a_named_variant_is_not_an_architecture_of_a_file():
     with pytest.raises(ArtifactError, match="'efficient-capsnet-affnist' is no architecture"):
         read(header(EfficientCapsNetSpec(), architecture="efficient-capsnet-affnist"))
@@ -202,7 +219,11 @@ def test_any_header_gives_a_spec_of_these_numbers_or_an_artifact_error(spec, cha
     )
 )
 def test_any_numbers_within_bounds_can_be_built_or_are_a_usage_error(numbers):
-    spec = model_spec("shallow-capsnet", numbers, where="recipe")
+    try:
+        spec = model_spec("shallow-capsnet", numbers, where="recipe")
+    except UsageError:
+        assert max(numbers.get("height", 1), numbers.get("width", 1)) > 4096
+        return
     assert builds_or_is_a_usage_error(spec)
 
 

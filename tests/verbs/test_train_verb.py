@@ -300,3 +300,8 @@ def test_training_starts_from_a_checkpoint_and_leaves_frozen_stages_as_they_are(
 def test_a_checkpoint_to_start_from_that_does_not_exist_is_a_usage_error(tmp_path):
     with pytest.raises(UsageError, match="no such file"):
         qcaps.train(**TINY, init=tmp_path / "nothing.pt", out=tmp_path / "out")
+
+
+def test_two_names_of_a_decoder_are_a_usage_error(tmp_path):
+    with pytest.raises(UsageError, match="--decoder names another decoder"):
+        qcaps.train(**TINY | {"decoder": "fc", "model_arg": ["decoder=deconv28"]}, out=tmp_path / "out")
