@@ -259,14 +259,16 @@ LOG = {"kind": "logarithmic", "bits": 4, "max_exponent": 0}
         (drop("model", "squash_eps"), "squash_eps"),
         (put("model", "dropout", 0.5), "dropout"),
         (put("model", "attention_scale", 4.5), "self-test"),
-        (put("model", "attention_scale", 0.0), "NaN or infinity"),
+        (put("model", "attention_scale", 0.0), "more than 0"),
+        (put("model", "attention_scale", 1e-300), "NaN or infinity"),
         (put("model", "squash", "hinton"), "self-test"),
         (put("model", "routing", "uniform"), "site"),
         (put("model", "norm", "batch"), "the weights of the file are not those of the network"),
         (put("model", "decoder", "fc"), "missing or left over"),
         (put("model", "classes", 4), "bytes"),
         (put("model", "channels", 10**6), "bytes"),
-        (put("model", "height", 10**6), "bytes"),
+        (put("model", "height", 4096), "bytes"),
+        (put("model", "height", 4097), "height"),
         (put("model", "height", 10**9), "height"),
         (put("model", "height", 15), "bytes"),
         (put("model", "height", 1), "too few"),
@@ -305,9 +307,9 @@ def test_a_changed_header_of_a_routed_network_is_refused(tmp_path: Path, change:
 
 
 def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_made(tmp_path: Path) -> None:
-    # a large stride keeps every weight and every array of the network as small as it was
-    header = put("model", "conv_strides", [100_000, 1, 1, 2])
-    path = forged(tmp_path, header=lambda h: (header(h), h["model"].update(height=900_005, width=900_005)))
+    # a large stride keeps every weight of the network as small as it was
+    header = put("model", "conv_strides", [1, 800, 1, 1])
+    path = forged(tmp_path, header=lambda h: (header(h), h["model"].update(height=4096, width=4096)))
     assert "memory" in refusal(path)
 
 
