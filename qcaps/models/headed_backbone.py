@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Self
@@ -20,7 +21,7 @@ from qcaps.models.parts import decoder_of, routing_of
 
 
 @dataclass(frozen=True)
-class HeadedBackboneSpec:
+class HeadedBackboneSpec(ABC):
     """Every number of a backbone with a capsule head; each backbone has a spec of its own.
 
     Parameters
@@ -71,9 +72,9 @@ class HeadedBackboneSpec:
     decoder_norm: bool = False
     mask_layout: MaskLayout = "zeros"
 
+    @abstractmethod
     def backbone(self, norm: BatchNormSpec | None) -> Backbone:
         """Build the backbone, with batch norms or with biases instead."""
-        raise NotImplementedError
 
     def build(self) -> CapsuleNetwork:
         """Build the network, its numbers not yet filled in."""
