@@ -13,10 +13,10 @@ from qcaps.config.inspect import InspectConfig
 if TYPE_CHECKING:
     from qcaps.verbs.outcome import Outcome
 
-DOC = "Inspect a network, a checkpoint or an artifact: stages, shapes, sizes, costs; needs no data."
+DOC = "Inspect a network, a checkpoint or an artifact: stages, shapes, sizes, costs, sites and their ranges."
 EXAMPLES = (
     "qcaps inspect deepcaps --input 3x32x32 --units",
-    "qcaps inspect efficient_capsnet_digits.pt --sites",
+    "qcaps inspect efficient_capsnet_digits.pt --ranges",
 )
 SUBJECT = Annotated[
     str | None,
@@ -30,7 +30,8 @@ SUBJECT = Annotated[
 def _inspect(arguments: Given, options: Given, output: Output) -> Outcome:
     from qcaps.verbs.inspect import inspect
 
-    return inspect(cast("str | None", arguments["subject"]), **options)
+    with output.progress() as on_progress:
+        return inspect(cast("str | None", arguments["subject"]), on_progress=on_progress, **options)
 
 
 run = command(InspectConfig, _inspect, {"subject": SUBJECT})

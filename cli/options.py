@@ -88,7 +88,7 @@ def _option(field: dataclasses.Field[object], hint: object) -> object:
     declared, name = about(field), f"--{shell_name(field.name)}"
     text = declared.help
     if declared.names is not None:
-        text += f" One of {', '.join(declared.names.names())}."
+        text += f" One of {', '.join((*declared.names.names(), *declared.also))}."
     if hint is bool:
         name = f"{name}/--no-{shell_name(field.name)}" if field.default else name
         return Annotated[bool | None, typer.Option(name, help=text, show_default=False, metavar="")]

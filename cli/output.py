@@ -37,7 +37,9 @@ class Output:
     quiet: bool = False
 
     def show(self, outcome: Outcome) -> None:
-        """Print the result of a verb."""
+        """Print the result of a verb; of several processes the first one alone does."""
+        if not _is_first():
+            return
         if self.json:
             _write_json(outcome.document)
         elif self.quiet:
@@ -64,7 +66,7 @@ class Output:
     @contextmanager
     def progress(self) -> Iterator[OnProgress]:
         """Give a listener: bars on a terminal, else a plain line per phase and at most one per 30 seconds."""
-        if self.quiet:
+        if self.quiet or not _is_first():
             yield silent
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
             with _bars() as listener:
@@ -76,6 +78,11 @@ class Output:
         encoding = sys.stdout.encoding or "ascii"
         for line in lines:
             print(line.encode(encoding, "replace").decode(encoding))
+
+
+def _is_first() -> bool:
+    """Tell whether this is the first of the processes that ``torchrun`` started, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def print_to_stderr(text: str) -> None:

@@ -247,9 +247,19 @@ ROUNDINGS = Registry(
 SEARCHES = Registry(
     "search",
     Entry(
+        "pareto",
+        "Sensitivity, the exact Pareto front of all sites, and the cheapest point of it that holds.",
+        "qcaps.quantization.search.pareto:search_pareto",
+    ),
+    Entry(
+        "qcapsnets",
+        "The sequential search of Q-CapsNets, block by block.",
+        "qcaps.quantization.search.qcapsnets_task:search_sequentially",
+    ),
+    Entry(
         "common-width",
         "The smallest width common to all sites that holds the tolerance, by bisection.",
-        "qcaps.quantization.common_width:search_common_width",
+        "qcaps.quantization.search.common_width:search_common_width",
     ),
 )
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 from qcaps.config.option import option
+from qcaps.registry import DATASETS
 
 
 def parse_image(value: object) -> tuple[int, ...]:
@@ -37,3 +39,9 @@ class InspectConfig:
     )
     sites: bool = option(False, "List every site, where a number may be rounded.")
     units: bool = option(False, "List every kind of unit that can be pruned.")
+    ranges: bool = option(False, "Run training images, and list every site with its smallest and largest value.")
+    calibration_images: int = option(1024, "Training images that --ranges runs.", least=1)
+    dataset: str | None = option(
+        None, "Images that --ranges runs (default: those the network was trained on).", names=DATASETS
+    )
+    data_dir: Path | None = option(None, "Folder of the data sets (QCAPS_DATA, else ~/.cache/qcaps/data).")

@@ -32,8 +32,8 @@ class About:
     ----------
     help
         One sentence for ``--help``, with the unit.
-    names
-        The registry its value must be in.
+    names, also
+        The registry its value must be in, and values beside it.
     parse
         Turns text or a number into the value; raises ValueError with the reason.
     least, most
@@ -44,6 +44,7 @@ class About:
 
     help: str
     names: Registry | None = None
+    also: tuple[str, ...] = ()
     parse: Callable[[object], object] | None = None
     least: float | None = None
     most: float | None = None
@@ -55,13 +56,14 @@ def option(
     help: str,
     *,
     names: Registry | None = None,
+    also: tuple[str, ...] = (),
     parse: Callable[[object], object] | None = None,
     least: float | None = None,
     most: float | None = None,
     metavar: str = "",
 ) -> Any:
     """Declare one option as a dataclass field; see :class:`About`."""
-    about = About(help, names, parse, least, most, metavar)
+    about = About(help, names, also, parse, least, most, metavar)
     return dataclasses.field(default=default, metadata={"about": about})
 
 
@@ -114,7 +116,7 @@ def _checked(field: dataclasses.Field[Any], value: object, where: str) -> object
     declared, place = about(field), _place(field.name, where)
     if isinstance(value, bool) and not isinstance(field.default, bool):
         raise UsageError(f"{quoted(value)} is for switches; this option takes another value", where=place)
-    if declared.names is not None and value != field.default:
+    if declared.names is not None and value != field.default and value not in declared.also:
         declared.names.entry(str(value), where=place)
     if declared.parse is None or value == field.default:
         return value

@@ -95,6 +95,10 @@ class CapsuleNetwork(nn.Module):
         value = images
         for stage in self.stages.values():
             value = stage(value)
+        return self.read_out(value)
+
+    def read_out(self, value: Tensor | tuple[Tensor, Tensor]) -> Output:
+        """Score what the last stage gave."""
         if isinstance(value, Tensor):
             return Output(length(value, self.length_eps), value)
         capsules, scores = value

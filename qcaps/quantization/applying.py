@@ -9,14 +9,15 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from qcaps.capsules.sites import hooked
+from qcaps.capsules.sites import Hook, hooked
 from qcaps.errors import QcapsError
 from qcaps.evaluation.measure import Predict, in_blocks
 from qcaps.models.network import CapsuleNetwork, Output, predictions, weight_sites
 from qcaps.quantization.draws import uniforms, weight_uniforms
-from qcaps.quantization.formats import NumberFormat
+from qcaps.quantization.fast_rounding import rounded_values
+from qcaps.quantization.integer import convolution_inputs, integer_convolutions
 from qcaps.quantization.plan import BitPlan
-from qcaps.quantization.rounding import Rounded, quantize
+from qcaps.quantization.rounding import quantize
 
 
 @dataclass
@@ -37,10 +38,13 @@ class ArrayRounder:
         Formats of the array sites.
     seed
         Of stochastic rounding.
+    counting
+        Whether clamped values are counted, which takes longer.
     """
 
     plan: BitPlan
     seed: int
+    counting: bool = True
     saturation: dict[str, Saturation] = field(default_factory=dict)
 
     def forward(self, network: CapsuleNetwork, pixels: Tensor, indices: Tensor) -> Output:
@@ -55,23 +59,37 @@ class ArrayRounder:
         indices
             Index of each image in its data set, which keys its draws, shape ``(batch,)``.
         """
-
-        def hook(site: str, array: Tensor) -> Tensor:
-            return self._round(site, array, indices)
-
-        with hooked(network, hook):
+        with hooked(network, self.hook(indices)):
             output: Output = network(pixels)
             return output
 
+    def hook(self, indices: Tensor) -> Hook:
+        """Make what rounds the arrays of the images with these indices, for :func:`~qcaps.capsules.sites.hooked`."""
+        return lambda site, array: self._round(site, array, indices)
+
     def predictor(self, network: CapsuleNetwork) -> Predict:
-        """Make the candidate for :func:`~qcaps.evaluation.measure.measure`."""
-        return in_blocks(network, lambda pixels, indices: predictions(self.forward(network, pixels, indices)))
+        """Make the candidate for :func:`~qcaps.evaluation.measure.measure`; it computes with integers where it can."""
+        in_turn = in_blocks(network, lambda pixels, indices: predictions(self.forward(network, pixels, indices)))
+        inputs: dict[str, str] | None = None
+
+        def predict(pixels: Tensor, indices: Tensor) -> Tensor:
+            nonlocal inputs
+            inputs = convolution_inputs(network, image_shape(pixels)) if inputs is None else inputs
+            with integer_convolutions(network, self.plan, inputs):
+                return in_turn(pixels, indices)
+
+        return predict
 
     def _round(self, site: str, array: Tensor, indices: Tensor) -> Tensor:
         draws = None
         if self.plan.rounding == "stochastic_rounding":
             draws = uniforms(self.seed, site, indices, array[0].numel())
-        rounded = _quantize(site, array, self.plan.of_array(site), self.plan, draws)
+        fmt = self.plan.of_array(site)
+        if not self.counting:
+            with _named(site):
+                return rounded_values(array, fmt, self.plan.rounding, draws)
+        with _named(site):
+            rounded = quantize(array, fmt, self.plan.rounding, draws)
         count = self.saturation.setdefault(site, Saturation())
         count.values += array.numel()
         count.clamped += rounded.saturated
@@ -95,7 +113,8 @@ def round_weights(network: CapsuleNetwork, plan: BitPlan, seed: int) -> RoundedW
         draws = None
         if plan.rounding == "stochastic_rounding":
             draws = weight_uniforms(seed, site, weight.numel())
-        rounded = _quantize(site, weight, plan.weights[site], plan, draws)
+        with _named(site):
+            rounded = quantize(weight, plan.weights[site], plan.rounding, draws)
         # Kept in the memory order of the original, so that every kernel takes the same path.
         result.tensors[name] = torch.empty_like(weight).copy_(rounded.values)
         result.saturation[site] = Saturation(weight.numel(), rounded.saturated)
@@ -116,8 +135,16 @@ def weights_replaced(network: CapsuleNetwork, tensors: dict[str, Tensor]) -> Ite
             parameters[name].data = tensor
 
 
-def _quantize(site: str, x: Tensor, fmt: NumberFormat, plan: BitPlan, draws: Tensor | None) -> Rounded:
+@contextmanager
+def _named(site: str) -> Iterator[None]:
+    """Say at which site a value cannot be rounded."""
     try:
-        return quantize(x, fmt, plan.rounding, draws)
+        yield
     except ValueError as error:
         raise QcapsError(str(error), where=site) from error
+
+
+def image_shape(pixels: Tensor) -> tuple[int, int, int]:
+    """Give channels, height and width of images ``(batch, channels, height, width)``."""
+    _, channels, height, width = pixels.shape
+    return channels, height, width

@@ -20,15 +20,16 @@ from qcaps.models.network import CapsuleNetwork, array_sites, float_tensors, to_
 from qcaps.models.spec import ModelSpec, build, filled, spec_from_dict, spec_to_dict
 from qcaps.quantization.applying import ArrayRounder
 from qcaps.quantization.draws import uniforms, weight_uniforms
-from qcaps.quantization.formats import Float32, NumberFormat
-from qcaps.quantization.packing import pack_segment, segment_bytes, unpack_segment
-from qcaps.quantization.plan import BitPlan, plan_from_dict, plan_to_dict
+from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, NumberFormat, PerChannel
+from qcaps.quantization.packing import pack_segment, stored_bytes, unpack_segment
+from qcaps.quantization.plan import BitPlan, plan_from_header, plan_to_header
 
 ARTIFACT = "qcaps.artifact"
 SELF_TEST_IMAGES = 8
 SCORES = "self_test.scores"
-# Scores of the self-test may differ by this much between machines; predictions may not.
-SELF_TEST_TOLERANCE = 1e-3
+# Machines differ in the last bits of a squash or a softmax. Most scores then differ by less than this; the few that lie
+# behind a value on the other side of a rounding boundary may differ by steps of the coarsest array of the last stage.
+SELF_TEST_TOLERANCE, SELF_TEST_STEPS = 1e-3, 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,17 +64,31 @@ class Artifact:
 
 def artifact_bytes(artifact: Artifact) -> bytes:
     """Serialise an artifact; the same content gives the same bytes."""
-    tensors = _segments(artifact)
-    tensors[SCORES] = _self_test_scores(artifact)
-    header = {
+    return container_bytes(_header(artifact), _segments(artifact) | {SCORES: _self_test_scores(artifact)})
+
+
+def artifact_size(artifact: Artifact) -> int:
+    """Count the bytes of the file of an artifact, whose weights need not be rounded yet."""
+    network, plan = artifact.network, artifact.plan
+    parameters = dict(network.named_parameters())
+    tensors = {name: torch.zeros_like(tensor) for name, tensor in float_tensors(network).items()}
+    for site, name in weight_sites(network).items():
+        weight, fmt = parameters[name], plan.weights[site]
+        segment = torch.zeros(stored_bytes(weight.numel(), fmt), dtype=torch.uint8)
+        tensors[site] = torch.zeros_like(weight) if isinstance(fmt, Float32) else segment
+    tensors[SCORES] = torch.zeros(SELF_TEST_IMAGES, artifact.model.classes)
+    return len(container_bytes(_header(artifact), tensors))
+
+
+def _header(artifact: Artifact) -> dict[str, object]:
+    return {
         "schema": f"{ARTIFACT}/1",
         "model": spec_to_dict(artifact.model),
         "data": data_spec_to_dict(artifact.data),
-        "plan": plan_to_dict(artifact.plan),
+        "plan": plan_to_header(artifact.plan),
         "seed": artifact.seed,
         "record": dict(artifact.record),
     }
-    return container_bytes(header, tensors)
 
 
 def payload_bytes(network: CapsuleNetwork, plan: BitPlan) -> int:
@@ -84,10 +99,7 @@ def payload_bytes(network: CapsuleNetwork, plan: BitPlan) -> int:
     Q-CapsNets accounting made honest; the budget of `--budget-on payload`.
     """
     shapes = dict(network.named_parameters())
-    total = 0
-    for site, name in weight_sites(network).items():
-        count, fmt = shapes[name].numel(), plan.weights[site]
-        total += 4 * count if isinstance(fmt, Float32) else segment_bytes(count, fmt.bits)
+    total = sum(stored_bytes(shapes[name].numel(), plan.weights[site]) for site, name in weight_sites(network).items())
     return total + sum(4 * tensor.numel() for tensor in float_tensors(network).values())
 
 
@@ -172,13 +184,28 @@ def load(path: Path | str) -> Loaded:
 
 
 def replay_self_test(artifact: Artifact, expected: Tensor) -> SelfTest | None:
-    """Score the images of the self-test again; None if the network no longer gives the scores of the file."""
+    """Score the images of the self-test again; None if the network no longer gives the scores of the file.
+
+    Three quarters of the scores have to be the same but for a tolerance, and the prediction of every image of which all
+    are; the others may move by a step or two.
+    """
     found = _self_test_scores(artifact)
-    difference = float((found - expected).abs().max())
-    close = difference <= SELF_TEST_TOLERANCE  # NaN is not
-    if close and bool((found.argmax(1) == expected.argmax(1)).all()):
-        return SelfTest(len(expected), difference)
+    apart = (found - expected).abs()  # (images, classes)
+    same = apart <= SELF_TEST_TOLERANCE  # NaN is not
+    near = apart <= SELF_TEST_TOLERANCE + SELF_TEST_STEPS * _coarsest_step(artifact)
+    predicted = (found.argmax(1) == expected.argmax(1)) | ~same.all(1)
+    if near.all() and predicted.all() and 4 * int(same.sum()) >= 3 * same.numel():
+        return SelfTest(len(expected), float(apart.max()))
     return None
+
+
+def _coarsest_step(artifact: Artifact) -> float:
+    """Find the largest distance between neighbouring values in the arrays of the last stage."""
+    last = [*artifact.network.stages][-1]
+    formats = [fmt for site, fmt in artifact.plan.arrays.items() if site.startswith(f"{last}.")]
+    steps = [fmt.step for fmt in formats if isinstance(fmt, FixedPoint)]
+    steps += [fmt.highest / 2 for fmt in formats if isinstance(fmt, Logarithmic)]
+    return max(steps, default=0.0)
 
 
 def _checks(container: Container, self_test: SelfTest | None) -> Checks:
@@ -193,8 +220,8 @@ def _artifact(container: Container) -> tuple[Artifact, SelfTest]:
     if not isinstance(record, dict) or not _is_seed(seed):
         raise ArtifactError("the header holds no record or no seed", where=where)
     model = spec_from_dict(header.get("model"), where=where)
-    plan = plan_from_dict(header.get("plan"), where=where)
     tensors = dict(container.tensors)
+    plan = plan_from_header(header.get("plan"), tensors, where=where)
     expected = tensors.pop(SCORES, None)
     network = _unpacked(model, plan, tensors, where)
     data = data_spec_from_dict(header.get("data"), where=where)
@@ -251,7 +278,9 @@ def _unpacked(model: ModelSpec, plan: BitPlan, segments: Mapping[str, Tensor], w
             continue
         kind = "logarithmic" if plan.rounding == "logarithmic" else "fixed_point"
         place = f"{where}: {site}"
-        values, found = unpack_segment(segments[site], kind, fmt.bits, tuple(shapes[name]), where=place)
+        channels = len(fmt.shifts) if isinstance(fmt, PerChannel) else None
+        shape = tuple(shapes[name])
+        values, found = unpack_segment(segments[site], kind, fmt.bits, shape, channels=channels, where=place)
         if found != fmt:
             raise ArtifactError("the scale of a segment is not the one in the bit plan", where=place)
         tensors[name] = values

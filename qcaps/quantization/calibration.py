@@ -14,7 +14,7 @@ from qcaps.errors import QcapsError
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.models.network import CapsuleNetwork, weight_sites
 from qcaps.progress import OnProgress, silent
-from qcaps.quantization.choosing import choose_format
+from qcaps.quantization.choosing import choose_channel_formats, choose_format
 from qcaps.quantization.draws import uniforms
 from qcaps.quantization.formats import NumberFormat, Rounding
 from qcaps.quantization.plan import BitPlan
@@ -35,11 +35,14 @@ class SiteRange:
         Values to compare scales by: all of a weight, a keyed draw of an array.
     values
         Values per image of an array; all values of a weight.
+    channels
+        How many may have a scale each: the first axis of a weight of two or more, 1 for a bias or an array.
     """
 
     largest: float
     sample: Tensor
     values: int
+    channels: int = 1
 
 
 @dataclass(frozen=True)
@@ -119,7 +122,8 @@ def _weight_ranges(network: CapsuleNetwork) -> dict[str, SiteRange]:
     found = {}
     for site, name in weight_sites(network).items():
         tensor = parameters[name].detach()
-        found[site] = SiteRange(_largest_magnitude(site, tensor), tensor, tensor.numel())
+        channels = len(tensor) if site.endswith(".weight") and tensor.dim() > 1 else 1
+        found[site] = SiteRange(_largest_magnitude(site, tensor), tensor, tensor.numel(), channels)
     return found
 
 
@@ -131,7 +135,19 @@ def _largest_magnitude(site: str, values: Tensor) -> float:
     return magnitude
 
 
-def plan_of_width(calibration: Calibration, bits: int, rounding: Rounding) -> BitPlan:
+def weight_format(found: SiteRange, bits: int, rounding: Rounding, *, per_channel: bool = False) -> NumberFormat:
+    """Choose the scale of a weight, or one for each of its channels; as for `array_format`."""
+    if per_channel and found.channels > 1:
+        return choose_channel_formats(found.sample, bits, rounding)
+    return array_format(found, bits, rounding)
+
+
+def array_format(found: SiteRange, bits: int, rounding: Rounding) -> NumberFormat:
+    """Choose the scale of a site; see :func:`~qcaps.quantization.choosing.choose_format`."""
+    return choose_format(found.sample, found.largest, bits, rounding)
+
+
+def plan_of_width(calibration: Calibration, bits: int, rounding: Rounding, *, per_channel: bool = False) -> BitPlan:
     """Give every site the same width, and each the scale that suits it best.
 
     Parameters
@@ -142,9 +158,9 @@ def plan_of_width(calibration: Calibration, bits: int, rounding: Rounding) -> Bi
         Total width; above what `rounding` can pack the plan is float32 throughout.
     rounding
         The scheme.
+    per_channel
+        Whether every output channel of a weight has a scale of its own.
     """
-
-    def formats(ranges: Mapping[str, SiteRange]) -> dict[str, NumberFormat]:
-        return {s: choose_format(r.sample, r.largest, bits, rounding) for s, r in ranges.items()}
-
-    return BitPlan(rounding, formats(calibration.weights), formats(calibration.arrays))
+    weights = {s: weight_format(r, bits, rounding, per_channel=per_channel) for s, r in calibration.weights.items()}
+    arrays = {s: array_format(r, bits, rounding) for s, r in calibration.arrays.items()}
+    return BitPlan(rounding, weights, arrays)

@@ -42,6 +42,11 @@ class FixedPoint:
         _check("frac_bits", self.frac_bits, -SCALE_LIMIT, SCALE_LIMIT)
 
     @property
+    def shifts(self) -> tuple[int, ...]:
+        """Give the power of two that brings values to the grid of scale exponent 0: one for all channels."""
+        return (self.frac_bits,)
+
+    @property
     def integer_bits(self) -> int:
         """Give i, the bits before the binary point without the sign; may be negative."""
         return self.bits - 1 - self.frac_bits
@@ -105,6 +110,11 @@ class Logarithmic:
         _check("max_exponent", self.max_exponent, -SCALE_LIMIT, SCALE_LIMIT)
 
     @property
+    def shifts(self) -> tuple[int, ...]:
+        """Give the power of two that brings values to the grid of scale exponent 0: one for all channels."""
+        return (-self.max_exponent,)
+
+    @property
     def exponents(self) -> int:
         """Give K, the number of exponents."""
         return (1 << (self.bits - 1)) - 1
@@ -137,23 +147,90 @@ class Float32:
     bits: ClassVar[int] = 32
 
 
-PackedFormat = FixedPoint | Logarithmic
-NumberFormat = FixedPoint | Logarithmic | Float32
+OneScale = FixedPoint | Logarithmic
 
 
-def format_to_dict(number_format: NumberFormat) -> dict[str, str | int]:
-    """Give the plain-data form of a format: its kind, its width and its scale, if it has one."""
+@dataclass(frozen=True)
+class PerChannel:
+    """A scale for every channel, the first axis of a weight: x_c is rounded as x_c · 2^shift in the base format.
+
+    Parameters
+    ----------
+    base
+        The format common to all channels, of scale exponent 0.
+    shifts
+        One for each channel, -100 to 100: f of a fixed point format, minus the largest exponent of a logarithmic one.
+
+    Raises
+    ------
+    ValueError
+        If the base has another scale, a shift is out of its range, or there is none.
+    """
+
+    base: OneScale
+    shifts: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse numbers out of range."""
+        _check("scale of the base format", self.base.shifts[0], 0, 0)
+        if not self.shifts:
+            raise ValueError("there is no channel")
+        for shift in self.shifts:
+            _check("shift", shift, -SCALE_LIMIT, SCALE_LIMIT)
+
+    @property
+    def bits(self) -> int:
+        """Give the width of a code."""
+        return self.base.bits
+
+    @property
+    def channels(self) -> tuple[OneScale, ...]:
+        """Give the format of every channel."""
+        return tuple(shifted(self.base, shift) for shift in self.shifts)
+
+
+PackedFormat = OneScale | PerChannel
+NumberFormat = PackedFormat | Float32
+
+
+def base_format(kind: str, bits: int) -> OneScale:
+    """Give the format of a kind and width with scale exponent 0.
+
+    Raises
+    ------
+    ValueError
+        If there is no such kind with codes, or the width is out of its range.
+    """
+    match kind:
+        case "fixed_point":
+            return FixedPoint(bits, 0)
+        case "logarithmic":
+            return Logarithmic(bits, 0)
+    raise ValueError(f"codes of the kind {quoted(kind)} are unknown")
+
+
+def shifted(base: OneScale, shift: int) -> OneScale:
+    """Give the format of the same kind and width whose values · 2^shift are those of scale exponent 0."""
+    return FixedPoint(base.bits, shift) if isinstance(base, FixedPoint) else Logarithmic(base.bits, -shift)
+
+
+def format_to_dict(number_format: NumberFormat) -> dict[str, str | int | list[int]]:
+    """Give the plain-data form of a format: its kind, its width and its scale, or the list of its channels' scales."""
     match number_format:
         case FixedPoint(bits, frac_bits):
             return {"kind": "fixed_point", "bits": bits, "frac_bits": frac_bits}
         case Logarithmic(bits, max_exponent):
             return {"kind": "logarithmic", "bits": bits, "max_exponent": max_exponent}
+        case PerChannel(base, shifts):
+            if isinstance(base, FixedPoint):
+                return {"kind": "fixed_point", "bits": base.bits, "frac_bits": list(shifts)}
+            return {"kind": "logarithmic", "bits": base.bits, "max_exponent": [-shift for shift in shifts]}
         case Float32():
             return {"kind": "float32", "bits": Float32.bits}
 
 
 def format_from_dict(data: object, *, where: str) -> NumberFormat:
-    """Read the plain-data form of a format out of a file that a stranger may have written.
+    """Read the plain-data form of a format of one scale, or none, out of a file that a stranger may have written.
 
     Parameters
     ----------
@@ -165,7 +242,7 @@ def format_from_dict(data: object, *, where: str) -> NumberFormat:
     Raises
     ------
     ArtifactError
-        If `data` is anything but what `format_to_dict` can have written.
+        If `data` is anything but what `format_to_dict` can have written of such a format.
     """
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):
         raise ArtifactError("a number format is not a mapping", where=where)

@@ -1,8 +1,9 @@
 """Codes packed at their own width, and the segment that holds one tensor.
 
 Bit stream: code j takes the bits j·n … j·n + n - 1, lowest first; stream bit q is bit (q mod 8) of byte
-⌊q/8⌋; unused bits of the last byte are 0. Segment: one scale exponent as a signed byte (-f, or the largest
-exponent of a logarithmic format), then the codes in row-major order. Float32 tensors are stored as they are.
+⌊q/8⌋; unused bits of the last byte are 0. Segment: scale exponents as signed bytes (-f, or the largest exponent
+of a logarithmic format), one for the tensor or one per channel, then the codes in row-major order. Float32 tensors are
+stored as they are.
 """
 
 from __future__ import annotations
@@ -13,25 +14,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qcaps.errors import ArtifactError, quoted
-from qcaps.quantization.formats import FixedPoint, Logarithmic, PackedFormat, Rounding
+from qcaps.errors import ArtifactError
+from qcaps.quantization.formats import (
+    Float32,
+    Logarithmic,
+    NumberFormat,
+    PackedFormat,
+    PerChannel,
+    Rounding,
+    base_format,
+    shifted,
+)
 from qcaps.quantization.rounding import decode, encode
 
 
-def segment_bytes(count: int, bits: int) -> int:
-    """Give the bytes of a segment: ⌈count · bits / 8⌉ for the codes and 1 for the scale."""
-    return 1 + _stream_bytes(count, bits)
+def segment_bytes(count: int, bits: int, channels: int = 1) -> int:
+    """Give the bytes of a segment: ⌈count · bits / 8⌉ for the codes and 1 for the scale of every channel."""
+    return channels + _stream_bytes(count, bits)
+
+
+def stored_bytes(count: int, fmt: NumberFormat) -> int:
+    """Give the bytes of a tensor in the file: its segment, or 4 for every value left in float."""
+    return 4 * count if isinstance(fmt, Float32) else segment_bytes(count, fmt.bits, len(fmt.shifts))
 
 
 def pack_segment(values: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None = None) -> Tensor:
-    """Round a tensor and pack it, scale first.
+    """Round a tensor and pack it, scales first.
 
     Parameters
     ----------
     values
         Any shape, float32.
     fmt
-        Width and scale.
+        Width and scales.
     rounding
         Scheme, as for `qcaps.quantization.rounding.quantize`.
     uniforms
@@ -40,7 +55,7 @@ def pack_segment(values: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms
     Returns
     -------
     Tensor
-        uint8, shape ``(segment_bytes(count, bits),)``.
+        uint8, shape ``(segment_bytes(count, bits, channels),)``.
 
     Raises
     ------
@@ -48,13 +63,12 @@ def pack_segment(values: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms
         As for `qcaps.quantization.rounding.quantize`.
     """
     codes, _ = encode(values, fmt, rounding, uniforms)
-    scale = -fmt.frac_bits if isinstance(fmt, FixedPoint) else fmt.max_exponent
-    header = torch.tensor([scale], dtype=torch.int8).view(torch.uint8)
-    return torch.cat([header, pack_codes(codes, fmt.bits)])
+    scales = torch.tensor([-shift for shift in fmt.shifts], dtype=torch.int8).view(torch.uint8)
+    return torch.cat([scales, pack_codes(codes, fmt.bits)])
 
 
 def unpack_segment(
-    segment: Tensor, kind: str, bits: int, shape: tuple[int, ...], *, where: str
+    segment: Tensor, kind: str, bits: int, shape: tuple[int, ...], *, channels: int | None = None, where: str
 ) -> tuple[Tensor, PackedFormat]:
     """Read a segment that a stranger may have written.
 
@@ -65,6 +79,8 @@ def unpack_segment(
     kind, bits, shape
         What the header of the file says about the tensor. The kind is that of a format's plain data; the
         shape is already known to be the network's.
+    channels
+        As for `segment_format`.
     where
         File and tensor, for the message.
 
@@ -76,21 +92,47 @@ def unpack_segment(
     Raises
     ------
     ArtifactError
-        If the segment cannot have been written by `pack_segment` for this kind, width and shape.
+        If the segment cannot have been written by `pack_segment` for this kind, width, shape and number of channels.
     """
-    count = math.prod(shape)
-    expected = max(1, segment_bytes(count, bits))  # a width below 1 is refused with the scale
-    if segment.dtype != torch.uint8 or segment.shape != (expected,):
+    if channels is not None and shape[:1] != (channels,):
+        raise ArtifactError("a segment does not have a scale for every channel", where=where)
+    count, scales = math.prod(shape), 1 if channels is None else channels
+    expected = max(scales, segment_bytes(count, bits, scales))  # a width below 1 is refused with the scale
+    if segment.shape != (expected,):
         raise ArtifactError(f"a segment does not have its {expected} bytes", where=where)
-    scale = int(segment[:1].view(torch.int8))
+    fmt = segment_format(segment, kind, bits, channels, where=where)
+    base = fmt.base if isinstance(fmt, PerChannel) else fmt
+    signed = not isinstance(base, Logarithmic)
+    codes = unpack_codes(segment[scales:], bits, count, signed=signed, where=where)
+    if isinstance(base, Logarithmic) and bool((codes == base.invalid_code).any()):
+        raise ArtifactError("a segment holds the invalid code minus zero", where=where)
+    return decode(codes.view(shape), fmt), fmt
+
+
+def segment_format(segment: Tensor, kind: str, bits: int, channels: int | None, *, where: str) -> PackedFormat:
+    """Read the scales of a segment that a stranger may have written.
+
+    Parameters
+    ----------
+    segment, kind, bits, where
+        As for `unpack_segment`.
+    channels
+        How many have a scale each, or None for a tensor of one scale.
+
+    Raises
+    ------
+    ArtifactError
+        If there are fewer scales, one is out of its range, or no format has this kind and width.
+    """
+    scales = 1 if channels is None else channels
+    if segment.dtype != torch.uint8 or segment.dim() != 1 or len(segment) < scales:
+        raise ArtifactError(f"a segment does not have the bytes of its {scales} scales", where=where)
+    shifts = tuple(-scale for scale in segment[:scales].view(torch.int8).tolist())
     try:
-        fmt = _format(kind, bits, scale)
+        base = base_format(kind, bits)
+        return shifted(base, shifts[0]) if channels is None else PerChannel(base, shifts)
     except ValueError as error:
         raise ArtifactError(str(error), where=where) from error
-    codes = unpack_codes(segment[1:], bits, count, signed=isinstance(fmt, FixedPoint), where=where)
-    if isinstance(fmt, Logarithmic) and bool((codes == fmt.invalid_code).any()):
-        raise ArtifactError("a segment holds the invalid code minus zero", where=where)
-    return decode(codes, fmt).view(shape), fmt
 
 
 def pack_codes(codes: Tensor, bits: int) -> Tensor:
@@ -137,16 +179,6 @@ def unpack_codes(data: Tensor, bits: int, count: int, *, signed: bool, where: st
     codes = torch.from_numpy(words.view("<u2").astype(np.int32).reshape(count))
     sign = 1 << (bits - 1) if signed else 0
     return (codes ^ sign) - sign
-
-
-def _format(kind: str, bits: int, scale: int) -> PackedFormat:
-    """Put a format together from what header and segment say."""
-    match kind:
-        case "fixed_point":
-            return FixedPoint(bits, -scale)
-        case "logarithmic":
-            return Logarithmic(bits, scale)
-    raise ValueError(f"codes of the kind {quoted(kind)} are unknown")
 
 
 def _stream_bytes(count: int, bits: int) -> int:

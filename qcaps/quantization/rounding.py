@@ -4,6 +4,8 @@ A scheme places values on the unclamped grid of a format: integers for fixed poi
 the logarithmic format. `encode` and `quantize` both start there, so that the values judged during a search
 are bit for bit the values that a file decodes to.
 
+A format per channel is its base format on scaled values: scaling by a power of two is exact.
+
 Arrays are float32 or float64 and are computed in their own dtype. A product x · 2^f below the smallest float
 counts as 0, and the fraction that decides a stochastic draw is rounded like any other difference.
 """
@@ -11,12 +13,22 @@ counts as 0, and the fraction that decides a stochastic draw is rounded like any
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, NumberFormat, PackedFormat, Rounding
+from qcaps.quantization.formats import (
+    FixedPoint,
+    Float32,
+    Logarithmic,
+    NumberFormat,
+    OneScale,
+    PackedFormat,
+    PerChannel,
+    Rounding,
+)
 
 
 @dataclass(frozen=True)
@@ -49,8 +61,12 @@ def quantize(x: Tensor, fmt: NumberFormat, rounding: Rounding, uniforms: Tensor 
     Raises
     ------
     ValueError
-        If `x` holds NaN or infinity, or if the scheme does not fit the format or lacks its draws.
+        If `x` holds NaN or infinity or has other channels than the format, or if the scheme does not fit the format or
+        lacks its draws.
     """
+    if isinstance(fmt, PerChannel):
+        rounded = quantize(to_base(x, fmt), fmt.base, rounding, uniforms)
+        return Rounded(_from_base(rounded.values, fmt), rounded.saturated)
     ends = _finite_ends(x)
     if isinstance(fmt, Float32):
         return Rounded(x, 0)
@@ -69,6 +85,8 @@ def encode(x: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | 
         Codes as int32 in the shape of `x`, and the number of clamped values. Fixed point: k from -2^(n-1) to
         2^(n-1) - 1. Logarithmic: sign · 2^(n-1) + field.
     """
+    if isinstance(fmt, PerChannel):
+        return encode(to_base(x, fmt), fmt.base, rounding, uniforms)
     grid, saturated = _clamped(x, _finite_ends(x), fmt, rounding, uniforms)
     if isinstance(fmt, FixedPoint):
         return grid.to(torch.int32), saturated
@@ -87,6 +105,8 @@ def decode(codes: Tensor, fmt: PackedFormat) -> Tensor:
     fmt
         The format that the codes were made with.
     """
+    if isinstance(fmt, PerChannel):
+        return _from_base(decode(codes, fmt.base), fmt)
     if isinstance(fmt, FixedPoint):
         return codes.to(torch.float32) * fmt.step
     exponents = range(fmt.min_exponent, fmt.max_exponent + 1)
@@ -94,6 +114,41 @@ def decode(codes: Tensor, fmt: PackedFormat) -> Tensor:
     negative = [-power if power else 0.0 for power in powers]
     values = torch.tensor([0.0, *powers, math.nan, *negative], dtype=torch.float32, device=codes.device)
     return values[codes.long()]
+
+
+def to_base(x: Tensor, fmt: PerChannel) -> Tensor:
+    """Scale every channel so that the base format rounds it as the format of the channel would.
+
+    Raises
+    ------
+    ValueError
+        If `x` holds NaN or infinity, or has other channels than the format.
+    """
+    if x.shape[:1] != (len(fmt.shifts),):
+        raise ValueError(f"an array of shape {tuple(x.shape)} does not have {len(fmt.shifts)} channels")
+    _finite_ends(x)
+    x = x.detach()
+    if isinstance(fmt.base, Logarithmic):
+        x = logarithmic(x, _POWERS)  # what scaling may push below the normal numbers has to be a power by then
+    largest = torch.finfo(x.dtype).max
+    return (x * _powers_of_two(fmt.shifts, x)).clamp_(-largest, largest)  # the base clamps what overflows
+
+
+def _from_base(values: Tensor, fmt: PerChannel) -> Tensor:
+    """Undo `to_base` on rounded values, in place where it can be."""
+    values.mul_(_powers_of_two((-shift for shift in fmt.shifts), values))
+    if isinstance(fmt.base, Logarithmic):
+        return torch.nn.functional.hardshrink(values, 2.0**-127)  # flushes what falls below 2^-126
+    return values
+
+
+def _powers_of_two(exponents: Iterable[int], like: Tensor) -> Tensor:
+    """Make a factor for every channel of an array."""
+    return like.new_tensor([math.ldexp(1.0, e) for e in exponents]).view(-1, *[1] * (like.dim() - 1))
+
+
+# All the powers of two that a rounded value can be.
+_POWERS = Logarithmic(8, 0)
 
 
 def round_to_nearest(x: Tensor, fmt: FixedPoint) -> Tensor:
@@ -153,13 +208,11 @@ def _finite_ends(x: Tensor) -> Tensor:
     return ends
 
 
-def _clamped(
-    x: Tensor, ends: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None
-) -> tuple[Tensor, int]:
+def _clamped(x: Tensor, ends: Tensor, fmt: OneScale, rounding: Rounding, uniforms: Tensor | None) -> tuple[Tensor, int]:
     """Round and clamp, block by block; count only where the two ends say that it is needed."""
     lowest, highest = _range(fmt)
     # Draws of 1 and 0 send the smallest value down and the largest up, as far as any draw could.
-    first, last = _rounded(ends, fmt, rounding, ends.new_tensor([1.0, 0.0])).tolist()
+    first, last = unclamped(ends, fmt, rounding, ends.new_tensor([1.0, 0.0])).tolist()
     fits = lowest <= first and last <= highest
     x, draws = x.detach(), None
     if torch.empty_like(x).stride() != x.stride():  # x overlaps itself or has gaps
@@ -171,7 +224,7 @@ def _clamped(
     counts = []
     for start in range(0, len(values), _BLOCK):
         block = slice(start, start + _BLOCK)
-        rounded = _rounded(values[block], fmt, rounding, None if draws is None else draws[block])
+        rounded = unclamped(values[block], fmt, rounding, None if draws is None else draws[block])
         target = torch.clamp(rounded, lowest, highest, out=targets[block])
         if not fits:
             counts.append(torch.ne(rounded, target, out=rounded).sum())  # as floats: faster than booleans
@@ -187,15 +240,15 @@ def _in_memory_order(x: Tensor) -> Tensor:
     return x.as_strided((x.numel(),), (1,))
 
 
-def _range(fmt: PackedFormat) -> tuple[float, float]:
+def _range(fmt: OneScale) -> tuple[float, float]:
     """Give the ends of the grid that the schemes round to."""
     if isinstance(fmt, FixedPoint):
         return fmt.lowest_code, fmt.highest_code
     return fmt.lowest, fmt.highest
 
 
-def _rounded(x: Tensor, fmt: PackedFormat, rounding: Rounding, uniforms: Tensor | None) -> Tensor:
-    """Apply the scheme named `rounding`."""
+def unclamped(x: Tensor, fmt: OneScale, rounding: Rounding, uniforms: Tensor | None = None) -> Tensor:
+    """Place values on the grid of a format by the scheme named `rounding`; errors as for `quantize`."""
     match fmt, rounding:
         case FixedPoint(), "round_to_nearest":
             return round_to_nearest(x, fmt)

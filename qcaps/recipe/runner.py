@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import os
 from decimal import Decimal
 from pathlib import Path
@@ -77,6 +78,10 @@ def run(recipe: str, *changes: str, on_progress: OnProgress = silent, **options:
     return Outcome(max(o.exit_code for o in outcomes.values()), files, document, tuple(lines))
 
 
+# Options in bytes, whose bare number would mean megabytes.
+SIZES = {"memory_budget", "activation_budget", "cache_memory"}
+
+
 class _Chain:
     """The steps under way: what one leaves, the next one takes."""
 
@@ -111,10 +116,14 @@ class _Chain:
         return dataclasses.replace(outcome, files=(file,))
 
     def _train(self, step: StepPlan, folder: Path, options: dict[str, object], listen: OnProgress) -> Outcome:
-        """Train, unless the very same step was finished here before."""
+        """Train on from the checkpoint of the step before, unless the very same step was finished here before."""
         checkpoint, key_file = folder / "checkpoint.pt", folder / "step.key"
         spelled_out = dataclasses.asdict(configure(VERBS[step.verb], step.options))
-        key = content_key(_plain(spelled_out), qcaps.__version__, torch.__version__)
+        before = ""
+        if self.checkpoint is not None and "init" not in options:
+            before = hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
+            options = options | {"init": self.checkpoint}
+        key = content_key(_plain(spelled_out), before, qcaps.__version__, torch.__version__)
         finished = key_file.is_file() and key_file.read_text() == key and checkpoint.is_file()
         self.checkpoint = checkpoint
         if finished and not self.config.fresh:
@@ -164,8 +173,10 @@ def _plain(options: object) -> dict[str, object]:
     for key, value in options.items():
         if isinstance(value, Decimal):
             found[key] = str(value)
-        elif key in {"memory-budget", "memory_budget"} and isinstance(value, int):
+        elif key.replace("-", "_") in SIZES and isinstance(value, int):
             found[key] = f"{value}B"
+        elif key == "pin" and isinstance(value, tuple):
+            found[key] = [f"{pattern}={bits}" for pattern, bits in value]
         else:
             found[key] = list(value) if isinstance(value, tuple) else value
     return found

@@ -38,16 +38,26 @@ class Stage:
 
 @dataclass(frozen=True)
 class Site:
-    """One place where numbers may be rounded: its group, the shape and number of its values, and their format.
+    """One place where numbers may be rounded.
 
-    The shape of an array is that of one image. `format` is None in a float network.
+    Parameters
+    ----------
+    site, group, shape, values
+        Its name and group, and the shape and number of its values; of an array those of one image.
+    format, holds
+        Its number format, and the lowest and the highest value of that; None in a float network. The format holds a
+        list of scales where every channel has its own.
+    range
+        Smallest and largest value: of a weight in the file, of an array on training images; None if not known.
     """
 
     site: str
     group: str
     shape: Shape
     values: int
-    format: Mapping[str, str | int] | None
+    format: Mapping[str, str | int | list[int]] | None
+    holds: tuple[float, float] | None
+    range: tuple[float, float] | None
 
 
 @dataclass(frozen=True)
@@ -113,7 +123,7 @@ class InspectedFile:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What can be said of a network without any image.
+    """What can be said of a network; only the ranges of its arrays take images.
 
     Parameters
     ----------
@@ -221,17 +231,36 @@ def _stage_table(found: Inspection) -> list[str]:
 
 
 def _site_table(found: Inspection) -> list[str]:
-    rows = [(s.site, s.group, shape_text(s.shape), s.values, _format_text(s.format)) for s in found.sites]
-    return table_lines(("site", "group", "shape", "values", "format"), rows)
+    """List the sites; a column that would be empty is left out."""
+    columns: dict[str, list[str | int]] = {
+        "site": [s.site for s in found.sites],
+        "group": [s.group for s in found.sites],
+        "shape": [shape_text(s.shape) for s in found.sites],
+        "values": [s.values for s in found.sites],
+        "range": [_range_text(s.range) for s in found.sites],
+        "format": [_format_text(s.format) for s in found.sites],
+        "holds": [_range_text(s.holds) for s in found.sites],
+    }
+    shown = {head: cells for head, cells in columns.items() if any(cells)}
+    return table_lines(tuple(shown), list(zip(*shown.values(), strict=True)))
 
 
-def _format_text(number_format: Mapping[str, str | int] | None) -> str:
+def _range_text(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.3g} to {ends[1]:.3g}"
+
+
+def _format_text(number_format: Mapping[str, str | int | list[int]] | None) -> str:
     """Write a number format, given in its plain-data form, as ``8 bits, step 2^-5``."""
-    if number_format is None or number_format["kind"] == "float32":
-        return "float32"
-    if "frac_bits" in number_format:
-        return f"{number_format['bits']} bits, step 2^{-int(number_format['frac_bits'])}"
-    return f"{number_format['bits']} bits, up to 2^{number_format['max_exponent']}"
+    match number_format:
+        case {"bits": bits, "frac_bits": int(frac_bits)}:
+            return f"{bits} bits, step 2^{-frac_bits}"
+        case {"bits": bits, "frac_bits": list(scales)}:
+            return f"{bits} bits, step 2^{-max(scales)}..2^{-min(scales)} by channel"
+        case {"bits": bits, "max_exponent": int(exponent)}:
+            return f"{bits} bits, up to 2^{exponent}"
+        case {"bits": bits, "max_exponent": list(scales)}:
+            return f"{bits} bits, up to 2^{min(scales)}..2^{max(scales)} by channel"
+    return "float32"
 
 
 def _unit_table(found: Inspection) -> list[str]:

@@ -1,4 +1,4 @@
-"""The table of sites: widths, bytes and saturation."""
+"""The table of sites: widths, scales, bytes, saturation and sensitivity; and what arrays take together."""
 
 from __future__ import annotations
 
@@ -7,13 +7,25 @@ from collections.abc import Mapping
 from qcaps.capsules.sites import group_of
 from qcaps.quantization.applying import Saturation
 from qcaps.quantization.calibration import Calibration
-from qcaps.quantization.formats import FixedPoint, Float32, NumberFormat, format_to_dict
-from qcaps.quantization.packing import segment_bytes
+from qcaps.quantization.formats import (
+    FixedPoint,
+    Logarithmic,
+    NumberFormat,
+    OneScale,
+    PerChannel,
+    format_to_dict,
+)
+from qcaps.quantization.packing import stored_bytes
 from qcaps.quantization.plan import BitPlan
 from qcaps.reports.quantization import Layer
 
 
-def layer_table(plan: BitPlan, calibration: Calibration, saturation: Mapping[str, Saturation]) -> tuple[Layer, ...]:
+def layer_table(
+    plan: BitPlan,
+    calibration: Calibration,
+    saturation: Mapping[str, Saturation],
+    damages: Mapping[str, Mapping[int, float]],
+) -> tuple[Layer, ...]:
     """List every site of a plan, weights first.
 
     Parameters
@@ -22,43 +34,49 @@ def layer_table(plan: BitPlan, calibration: Calibration, saturation: Mapping[str
         Formats and sizes.
     saturation
         Values passed and clamped, by site, weights and arrays alike.
+    damages
+        Site → width → predicted damage; sites that were not measured may be missing.
     """
     rows = []
     for formats, ranges in ((plan.weights, calibration.weights), (plan.arrays, calibration.arrays)):
         for site, fmt in formats.items():
             values = ranges[site].values
-            size = _weight_bytes(values, fmt) if ranges is calibration.weights else values * fmt.bits / 8
-            rows.append(_layer(site, fmt, values, size, saturation.get(site, Saturation())))
+            counted = saturation.get(site, Saturation())
+            rows.append(
+                Layer(
+                    site=site,
+                    group=group_of(site),
+                    kind=str(format_to_dict(fmt)["kind"]),
+                    bits=fmt.bits,
+                    scales=_scales(fmt),
+                    values=values,
+                    bytes=stored_bytes(values, fmt) if ranges is calibration.weights else values * fmt.bits / 8,
+                    saturated=counted.clamped / counted.values if counted.values else 0.0,
+                    sensitivity=damages.get(site, {}).get(fmt.bits),
+                )
+            )
     return tuple(rows)
 
 
-def activation_bytes(plan: BitPlan, calibration: Calibration) -> tuple[float, int]:
-    """Sum the bytes of all arrays of one image, under the plan and in float32.
-
-    Votes, coupling coefficients, logits, sums and outputs all count; an array of several iterations counts once,
-    at its widest.
-    """
+def array_bytes(plan: BitPlan, calibration: Calibration) -> dict[str, float]:
+    """Give the bytes of every array of one image: an array of several iterations counts once, at its widest."""
     widest: dict[str, float] = {}
-    values: dict[str, int] = {}
     for site, fmt in plan.arrays.items():
         array = site.split("@", 1)[0]
         widest[array] = max(widest.get(array, 0), calibration.arrays[site].values * fmt.bits / 8)
-        values[array] = calibration.arrays[site].values
-    return sum(widest.values()), 4 * sum(values.values())
+    return widest
 
 
-def _weight_bytes(count: int, fmt: NumberFormat) -> float:
-    return 4 * count if isinstance(fmt, Float32) else segment_bytes(count, fmt.bits)
+def _scales(fmt: NumberFormat) -> tuple[int, int] | None:
+    """Give the least and the largest scale of a format."""
+    match fmt:
+        case PerChannel():
+            scales = [_scale(channel) for channel in fmt.channels]
+            return min(scales), max(scales)
+        case FixedPoint() | Logarithmic():
+            return _scale(fmt), _scale(fmt)
+    return None
 
 
-def _layer(site: str, fmt: NumberFormat, values: int, size_bytes: float, counted: Saturation) -> Layer:
-    return Layer(
-        site=site,
-        group=group_of(site),
-        kind=str(format_to_dict(fmt)["kind"]),
-        bits=fmt.bits,
-        scale=fmt.integer_bits if isinstance(fmt, FixedPoint) else getattr(fmt, "max_exponent", None),
-        values=values,
-        bytes=size_bytes,
-        saturated=counted.clamped / counted.values if counted.values else 0.0,
-    )
+def _scale(fmt: OneScale) -> int:
+    return fmt.integer_bits if isinstance(fmt, FixedPoint) else fmt.max_exponent

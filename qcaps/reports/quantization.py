@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qcaps.evaluation.statistics import PairedComparison
+from qcaps.reports.search_facts import SearchFacts, SearchRow
 
 SCHEMA = "qcaps.report/1"
 
-Conclusion = Literal["satisfied", "report split fails", "not satisfied"]
+Conclusion = Literal["satisfied", "report split fails", "not proven", "not satisfied"]
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,10 @@ class SplitResult:
         Images, summed over all seeds, and whether lost − gained is within what is allowed.
     correct_by_seed
         One entry per seed; more than one for stochastic rounding only.
+    margin
+        Drop that the tolerance accepts, as a share of the images of one seed: rarely whole images.
     comparison
-        Statistics of the first seed.
+        Statistics of the first seed against that margin.
     """
 
     score: Score
@@ -58,7 +61,19 @@ class SplitResult:
     allowed: int
     passed: bool
     correct_by_seed: tuple[int, ...]
+    margin: float
     comparison: PairedComparison
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """One class of the report split: its images, those the float network recognises, and those lost and gained."""
+
+    name: str
+    images: int
+    correct: int
+    lost: int
+    gained: int
 
 
 @dataclass(frozen=True)
@@ -69,39 +84,94 @@ class Layer:
     ----------
     site, group
         Name, and ``weights``, ``activations`` or ``routing``.
-    kind, bits, scale
-        Number format: integer bits of fixed point, largest exponent of logarithmic, None of float32.
+    kind, bits
+        Number format.
+    scales
+        Least and largest over the channels, equal for a single scale: integer bits of fixed point, largest exponent of
+        logarithmic; None of float32.
     values, bytes
         Per image, or of a weight.
     saturated
         Share of clamped values.
+    sensitivity
+        Damage that the search predicts of this width here alone; None if it did not measure it.
     """
 
     site: str
     group: str
     kind: str
     bits: int
-    scale: int | None
+    scales: tuple[int, int] | None
     values: int
     bytes: float
     saturated: float
+    sensitivity: float | None
+
+
+@dataclass(frozen=True)
+class ReferenceCount:
+    """The same plan as Q-CapsNets counts it: without scales, headers and votes; for rows beside published ones only.
+
+    Parameters
+    ----------
+    weight_bytes, weight_ratio
+        Of all parameters, and how much smaller that is than in float32.
+    activation_ratio
+        How much smaller the output of every layer is, all together.
+    label
+        Says so, and what makes it impossible to store.
+    """
+
+    weight_bytes: float
+    weight_ratio: float
+    activation_ratio: float
+    label: str
 
 
 @dataclass(frozen=True)
 class QuantizedModel:
-    """One artifact: what it is called, how large it is, what it scores."""
+    """One artifact: what it is called, how large it is, what it scores.
+
+    Parameters
+    ----------
+    file, sha256
+        On disk.
+    weight_bits, activation_bits
+        Mean over all values of the network, scales included, and over all values of one image.
+    file_bytes, payload_bytes, float_bytes, weight_ratio
+        The file, its weights, those of the float network, and the ratio of the last two.
+    activation_bytes, float_activation_bytes, activation_ratio
+        Sum over all arrays of one image, votes included; an array of several iterations at its widest.
+    activation_peak_bytes, float_activation_peak_bytes
+        Arrays alive together where they take most; see :mod:`qcaps.evaluation.liveness`.
+    reference
+        What Q-CapsNets would have counted.
+    search, report
+        Both splits.
+    winners_curse
+        By how much the accuracy on the search split is likely too high, since it is the best of all plans tried.
+    classes
+        On the report split, with the artifact's own seed.
+    """
 
     file: str
     sha256: str
-    bits: int
+    weight_bits: float
+    activation_bits: float
     file_bytes: int
     payload_bytes: int
     float_bytes: int
     weight_ratio: float
     activation_bytes: float
+    float_activation_bytes: int
     activation_ratio: float
+    activation_peak_bytes: float
+    float_activation_peak_bytes: int
+    reference: ReferenceCount
     search: SplitResult
     report: SplitResult
+    winners_curse: float
+    classes: tuple[ClassChange, ...]
 
 
 @dataclass(frozen=True)
@@ -114,6 +184,34 @@ class UniformRouting:
 
 
 @dataclass(frozen=True)
+class SiteChange:
+    """A figure of one site in the float network and in the quantized one; None where that has no such iteration."""
+
+    site: str
+    in_float: float
+    quantized: float | None
+
+
+@dataclass(frozen=True)
+class RoutingChange:
+    """What rounding did to the routing, by site and iteration.
+
+    Parameters
+    ----------
+    images
+        Of the search split that were looked at.
+    entropy
+        Mean entropy of the coupling coefficients of a capsule: 1 if all are equal.
+    zero_logits
+        Share of logits that are 0.
+    """
+
+    images: int
+    entropy: tuple[SiteChange, ...]
+    zero_logits: tuple[SiteChange, ...]
+
+
+@dataclass(frozen=True)
 class QuantizationReport:
     """Everything that is known after a quantization; see interface.md for the keys.
 
@@ -123,11 +221,14 @@ class QuantizationReport:
     verdict: Conclusion
     message: str
     promises: tuple[Promise, ...]
+    confidence: float
     baseline: Mapping[str, Score]
     result: tuple[QuantizedModel, ...]
     layers: tuple[Layer, ...]
-    search: Mapping[str, object]
+    search: SearchFacts
+    comparison: tuple[SearchRow, ...]
     uniform_routing: UniformRouting
+    routing: RoutingChange
     warnings: tuple[str, ...]
     inputs: Mapping[str, str]
     versions: Mapping[str, str]

@@ -1,10 +1,11 @@
-"""``qcaps inspect``: what a named network, a checkpoint or an artifact is made of; needs no data."""
+"""``qcaps inspect``: what a named network, a checkpoint or an artifact is made of; only ``--ranges`` needs data."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import cast
 
@@ -16,6 +17,7 @@ from qcaps.errors import UsageError, quoted
 from qcaps.evaluation.cost import NetworkCost, network_cost
 from qcaps.models.network import CapsuleNetwork, encoder_tensors, weight_sites
 from qcaps.models.spec import ModelSpec, build, fitted_spec, image_of, preset, spec_to_dict
+from qcaps.progress import OnProgress, silent
 from qcaps.quantization.artifact import Artifact, Loaded, load, payload_bytes
 from qcaps.quantization.formats import NumberFormat, format_to_dict
 from qcaps.registry import MODELS, near_matches
@@ -30,11 +32,12 @@ from qcaps.reports.inspection import (
     inspection_lines,
 )
 from qcaps.verbs.outcome import Outcome
+from qcaps.verbs.site_ranges import Range, array_ranges, held_range, weight_ranges
 
 DEFAULTS = InspectConfig()
 
 
-def inspect(subject: Path | str | None = None, **options: object) -> Outcome:
+def inspect(subject: Path | str | None = None, *, on_progress: OnProgress = silent, **options: object) -> Outcome:
     """Describe a network: figures, stages, sites and prunable units.
 
     Parameters
@@ -42,6 +45,8 @@ def inspect(subject: Path | str | None = None, **options: object) -> Outcome:
     subject
         Name of a network as `qcaps list models` has it, else a file or the name of a shipped one; None takes the
         shipped default. A file that bears the name of a network is meant by ``./name``.
+    on_progress
+        Told after every batch of images, of which only ``ranges`` needs any.
     options
         The fields of :class:`~qcaps.config.InspectConfig`.
 
@@ -53,23 +58,31 @@ def inspect(subject: Path | str | None = None, **options: object) -> Outcome:
     Raises
     ------
     UsageError
-        If an option is wrong, or there is no such network or file.
+        If an option is wrong, there is no such network or file, or images are missing.
     ArtifactError
         If a file is unreadable.
+    StoppedError
+        If interrupted while images ran.
     """
     config = configure(InspectConfig, options)
-    found = inspection(subject, config)
+    found = inspection(subject, config, on_progress)
     document = {"schema": "qcaps.inspect/1", **dataclasses.asdict(found)}
-    return Outcome(0, (), document, tuple(inspection_lines(found, sites=config.sites, units=config.units)))
+    lines = inspection_lines(found, sites=config.sites or config.ranges, units=config.units)
+    return Outcome(0, (), document, tuple(lines))
 
 
-def inspection(subject: Path | str | None, config: InspectConfig = DEFAULTS) -> Inspection:
+def inspection(
+    subject: Path | str | None, config: InspectConfig = DEFAULTS, on_progress: OnProgress = silent
+) -> Inspection:
     """Describe a network; see :func:`inspect`."""
     name = str(subject)
     if name in MODELS:
-        return _described(name, _spec(name, config), None)
+        if config.ranges:
+            raise UsageError("a named network has no numbers yet", where="--ranges", do="name a file")
+        return _described(name, _spec(name, config), None, {})
     loaded = load(_path(subject, config))
-    return _described(str(loaded.path), loaded.model, loaded)
+    ranges = weight_ranges(loaded) | (array_ranges(loaded, config, on_progress) if config.ranges else {})
+    return _described(str(loaded.path), loaded.model, loaded, ranges)
 
 
 def _spec(name: str, config: InspectConfig) -> ModelSpec:
@@ -94,7 +107,7 @@ def _path(subject: Path | str | None, config: InspectConfig) -> Path:
     return path
 
 
-def _described(name: str, spec: ModelSpec, loaded: Loaded | None) -> Inspection:
+def _described(name: str, spec: ModelSpec, loaded: Loaded | None, ranges: Mapping[str, Range]) -> Inspection:
     """Describe a network by building it on the meta device."""
     network = build(spec).eval()
     cost = network_cost(network, image_of(spec))
@@ -115,7 +128,7 @@ def _described(name: str, spec: ModelSpec, loaded: Loaded | None) -> Inspection:
         float_bytes=4 * sum(tensor.numel() for tensor in encoder_tensors(network).values()),
         decoder=decoder,
         stages=_stages(network, cost),
-        sites=_sites(network, cost, artifact),
+        sites=_sites(network, cost, artifact, ranges),
         units=tuple(PrunableUnit(u.name, u.count, tuple(cut.tensor for cut in u.cuts)) for u in network.units),
         file=None if loaded is None else _file(loaded),
     )
@@ -134,15 +147,25 @@ def _stages(network: CapsuleNetwork, cost: NetworkCost) -> tuple[Stage, ...]:
     )
 
 
-def _sites(network: CapsuleNetwork, cost: NetworkCost, artifact: Artifact | None) -> tuple[Site, ...]:
-    """List every site, weights first, with its format in an artifact."""
+def _sites(
+    network: CapsuleNetwork, cost: NetworkCost, artifact: Artifact | None, ranges: Mapping[str, Range]
+) -> tuple[Site, ...]:
+    """List every site, weights first, with its format in an artifact and its range where that is known."""
     parameters = dict(network.named_parameters())
     weights = {site: tuple(parameters[name].shape) for site, name in weight_sites(network).items()}
     formats: dict[str, NumberFormat] = {}
     if artifact is not None:
         formats = {**artifact.plan.weights, **{site: artifact.plan.of_array(site) for site in cost.arrays}}
     return tuple(
-        Site(site, group_of(site), shape, math.prod(shape), format_to_dict(formats[site]) if formats else None)
+        Site(
+            site=site,
+            group=group_of(site),
+            shape=shape,
+            values=math.prod(shape),
+            format=format_to_dict(formats[site]) if formats else None,
+            holds=held_range(formats[site]) if formats else None,
+            range=ranges.get(site),
+        )
         for site, shape in {**weights, **cost.arrays}.items()
     )
 

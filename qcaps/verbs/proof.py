@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,35 +14,82 @@ from qcaps.data.images import ImageSet
 from qcaps.evaluation.measure import Measurement, Predict, measure, predictor
 from qcaps.evaluation.statistics import compare_paired, wilson_interval
 from qcaps.evaluation.tolerance import Verdict
-from qcaps.models.network import encoder_tensors, to_inference
-from qcaps.models.spec import filled
 from qcaps.quantization.applying import Saturation, round_weights
-from qcaps.quantization.artifact import Artifact, Loaded, load
-from qcaps.quantization.common_width import Found
+from qcaps.quantization.artifact import Loaded, load
 from qcaps.quantization.limits import Limits
-from qcaps.quantization.trials import Bench, Subject, Trial, summed_verdict
+from qcaps.quantization.search.trial import Trial, summed_verdict
 from qcaps.reports.conclusion import conclude, judge_promises, message, warnings
-from qcaps.reports.layers import activation_bytes, layer_table
+from qcaps.reports.layers import layer_table
 from qcaps.reports.quantization import (
+    ClassChange,
+    Layer,
     QuantizationReport,
     QuantizedModel,
     Score,
     SplitResult,
-    UniformRouting,
 )
+from qcaps.reports.search_facts import SearchFacts, SearchRow
+from qcaps.reports.searches import search_facts, search_row
+from qcaps.reports.sizes import Sizes, float_sizes, reference_count, trial_sizes
+from qcaps.verbs.quantize_search import Ran
+from qcaps.verbs.routing_proof import artifact_of, dead_router_notes, routing_change, uniform_routing
+
+USUAL_CONFIDENCE = 95.0
 
 
 @dataclass(frozen=True, eq=False)
 class Evidence:
-    """What the proof looks at: the float network, what the search found and saw, and the report split."""
+    """What the proof looks at.
+
+    Parameters
+    ----------
+    source
+        The float network.
+    ran, others
+        The search whose artifacts are proven, and those it is compared with.
+    report_images, out
+        The report split, and the folder of the artifacts.
+    confidence
+        In percent, with which the report split has to show the accuracy; None: what was counted decides.
+    evaluation_path
+        How candidates were evaluated: in ``float`` or with ``integers``.
+    """
 
     source: Checkpoint
-    subject: Subject
-    found: Found
-    bench: Bench
-    baseline: Measurement
+    ran: Ran
+    others: tuple[Ran, ...]
     report_images: ImageSet
     out: Path
+    confidence: float | None = None
+    evaluation_path: str = "float"
+
+    @property
+    def trials(self) -> dict[str, Trial]:
+        """Give what was found, by file name."""
+        return self.ran.found.by_file()
+
+    @property
+    def first(self) -> Trial:
+        """Give what is in the first artifact."""
+        return next(iter(self.trials.values()))
+
+    @property
+    def search_images(self) -> ImageSet:
+        """Give the search split."""
+        return self.ran.task.bench.images
+
+    def measure(self, predict: Predict, images: ImageSet, phase: str) -> Measurement:
+        """Predict every image once."""
+        bench = self.ran.task.bench
+        return measure(
+            predict,
+            images,
+            divisor=bench.divisor,
+            batch_size=200,
+            phase=phase,
+            on_progress=bench.on_progress,
+            stop=bench.ends.stop,
+        )
 
 
 def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
@@ -53,38 +101,56 @@ def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
         Complete but for `inputs` and `run`.
     """
     e = evidence
-    final = _measured(e, predictor(e.source.network()), "report split: float")
-    trials = e.found.by_file()
-    files = {name: load(e.out / name) for name in trials}
+    final = e.measure(predictor(e.source.network()), e.report_images, "report split: float")
+    files = {name: load(e.out / name) for name in e.trials}
     scored = {name: _score_seeds(e, file) for name, file in files.items()}
-    models = tuple(_model(e, limits, files[name], trials[name], final, scored[name].by_seed) for name in trials)
-    name, first = next(iter(trials.items()))
-    weights = round_weights(e.subject.network, first.plan, e.subject.seed).saturation
-    scores = {"search": _score(e.bench.images, e.baseline), "report": _score(e.report_images, final)}
-    uniform = _uniform(e, files[name], scored[name].by_seed[0], final)
-    promises = judge_promises(models, limits)
-    conclusion = conclude(promises, models)
+    in_float = float_sizes(e.source.model)
+    models = tuple(_model(e, limits, file, final, scored[name].by_seed, in_float) for name, file in files.items())
+    name, file = next(iter(files.items()))
+    uniform = uniform_routing(e.measure, e.source, file, e.report_images, scored[name].by_seed[0], final)
+    routing = routing_change(e.measure, e.source, file, e.search_images)
+    baseline = e.ran.task.baseline.measured
+    scores = {"search": _score(e.search_images, baseline), "report": _score(e.report_images, final)}
+    search = _search(e)
+    promises = judge_promises(models, limits, e.confidence)
+    verdict = conclude(promises, models)
     return QuantizationReport(
-        verdict=conclusion,
-        message=message(conclusion, models, limits, scores["report"]),
+        verdict=verdict,
+        message=message(
+            verdict, models, limits, scores["report"], confidence=e.confidence, stopped_early=search.stopped_early
+        ),
         promises=promises,
+        confidence=e.confidence or USUAL_CONFIDENCE,
         baseline=scores,
         result=models,
-        layers=layer_table(first.plan, e.subject.calibration, weights | scored[name].saturation),
-        search={
-            "strategy": "common-width",
-            "rounding": e.subject.rounding,
-            "seeds": list(e.subject.seeds),
-            "widths_tried": list(e.found.tried),
-            "image_forwards": e.bench.image_forwards,
-            "batch_norm_folded": e.subject.model != e.source.model.without_decoder(),
-        },
+        layers=_layers(e, scored[name].saturation),
+        search=search,
+        comparison=_comparison(e, in_float),
         uniform_routing=uniform,
-        warnings=warnings(models, uniform.note),
+        routing=routing,
+        warnings=warnings(models, (*dead_router_notes(uniform, routing), *_empty_handed(e))),
         inputs={},
         versions={"qcaps": qcaps.__version__, "torch": torch.__version__},
         run=None,
     )
+
+
+def _search(e: Evidence) -> SearchFacts:
+    ran, folded = e.ran, e.source.model.folded() != e.source.model
+    return search_facts(ran.name, ran.task, ran.found, ran.ledger, folded=folded, evaluation_path=e.evaluation_path)
+
+
+def _comparison(e: Evidence, in_float: Sizes) -> tuple[SearchRow, ...]:
+    """Describe every search, if there was more than one."""
+    runs = (e.ran, *e.others) if e.others else ()
+    rows = (search_row(run.name, run.task, run.found, run.ledger, in_float) for run in runs)
+    return tuple(row for row in rows if row is not None)
+
+
+def _empty_handed(e: Evidence) -> list[str]:
+    """Name the searches that the comparison has to do without."""
+    runs = [run for run in e.others if not run.found.by_file()]
+    return [f"search {run.name} with {run.task.subject.rounding} found nothing: {run.found.stopped}" for run in runs]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,53 +162,64 @@ class _Scored:
 
 
 def _score_seeds(e: Evidence, file: Loaded) -> _Scored:
-    rounders = [_artifact(file).rounder(seed) for seed in e.subject.seeds]
+    rounders = [artifact_of(file).rounder(seed) for seed in e.first.subject.seeds]
     phase = f"report split: {file.path.name}"
-    by_seed = tuple(_measured(e, rounder.predictor(file.network), phase) for rounder in rounders)
+    by_seed = tuple(e.measure(rounder.predictor(file.network), e.report_images, phase) for rounder in rounders)
     return _Scored(by_seed, rounders[0].saturation)
 
 
+def _layers(e: Evidence, arrays: dict[str, Saturation]) -> tuple[Layer, ...]:
+    """List the sites of the first artifact, with what was clamped and what the search predicted."""
+    first, scores = e.first, e.ran.found.scores
+    weights = round_weights(first.subject.network, first.plan, first.subject.seed).saturation
+    damages = {site: scores.get(group.name, {}) for group in e.ran.task.groups for site in group.sites}
+    return layer_table(first.plan, first.subject.calibration, weights | arrays, damages)
+
+
 def _model(
-    e: Evidence,
-    limits: Limits,
-    file: Loaded,
-    trial: Trial,
-    final: Measurement,
-    measured: tuple[Measurement, ...],
+    e: Evidence, limits: Limits, file: Loaded, final: Measurement, measured: tuple[Measurement, ...], in_float: Sizes
 ) -> QuantizedModel:
     """Describe one artifact by its file, and by what it scored on both splits."""
+    trial = e.trials[file.path.name]
     allowed = limits.tolerance.allowed_losses(correct=final.correct, images=final.images, seeds=len(measured))
     verdict = summed_verdict(final, measured, allowed)
-    float_bytes = 4 * sum(t.numel() for t in encoder_tensors(e.source.network()).values())
-    activations, float_activations = activation_bytes(trial.plan, e.subject.calibration)
+    sizes = trial_sizes(trial)
+    baseline = e.ran.task.baseline.measured
+    search = _split_result(e, e.search_images, baseline, trial.measurements, trial.verdict, limits)
     return QuantizedModel(
         file=file.path.name,
         sha256=file.sha256,
-        bits=trial.bits,
+        weight_bits=sizes.weight_bits,
+        activation_bits=sizes.array_bits,
         file_bytes=file.file_bytes,
-        payload_bytes=trial.payload_bytes,
-        float_bytes=float_bytes,
-        weight_ratio=float_bytes / trial.payload_bytes,
-        activation_bytes=activations,
-        activation_ratio=float_activations / activations,
-        search=_split_result(e.bench.images, e.baseline, trial.measurements, trial.verdict, limits),
-        report=_split_result(e.report_images, final, measured, verdict, limits),
+        payload_bytes=sizes.weights,
+        float_bytes=in_float.weights,
+        weight_ratio=in_float.weights / sizes.weights,
+        activation_bytes=sizes.arrays,
+        float_activation_bytes=round(in_float.arrays),
+        activation_ratio=in_float.arrays / sizes.arrays,
+        activation_peak_bytes=sizes.peak,
+        float_activation_peak_bytes=round(in_float.peak),
+        reference=reference_count(trial, e.source.model),
+        search=search,
+        report=_split_result(e, e.report_images, final, measured, verdict, limits),
+        winners_curse=winners_curse(search.comparison.standard_error, len(e.ran.found.tried)),
+        classes=_classes(e.report_images, final, measured[0]),
     )
 
 
-def _measured(e: Evidence, predict: Predict, phase: str) -> Measurement:
-    return measure(
-        predict,
-        e.report_images,
-        divisor=e.subject.data.divisor,
-        batch_size=e.bench.batch_size,
-        phase=phase,
-        on_progress=e.bench.on_progress,
-        stop=e.bench.stop,
-    )
+def winners_curse(standard_error: float, plans: int) -> float:
+    """Say by how much the accuracy of the best of several plans is likely too high on the images that chose it.
+
+    References
+    ----------
+    The expected maximum of n normal errors is at most σ · √(2 ln n).
+    """
+    return standard_error * math.sqrt(2 * math.log(max(plans, 1)))
 
 
 def _split_result(
+    e: Evidence,
     images: ImageSet,
     baseline: Measurement,
     measured: tuple[Measurement, ...],
@@ -150,7 +227,7 @@ def _split_result(
     limits: Limits,
 ) -> SplitResult:
     first = measured[0].hits
-    allowance = limits.tolerance.allowance(correct=baseline.correct, images=baseline.images)
+    margin = float(limits.tolerance.allowance(correct=baseline.correct, images=baseline.images) / len(images))
     return SplitResult(
         score=_score(images, measured[0]),
         lost=verdict.lost,
@@ -158,11 +235,13 @@ def _split_result(
         allowed=verdict.allowed,
         passed=verdict.passed,
         correct_by_seed=tuple(m.correct for m in measured),
+        margin=margin,
         comparison=compare_paired(
             lost=int((baseline.hits & ~first).sum()),
             gained=int((first & ~baseline.hits).sum()),
             images=len(images),
-            margin=float(allowance / len(images)),
+            margin=margin,
+            confidence=(e.confidence or USUAL_CONFIDENCE) / 100,
         ),
     )
 
@@ -172,24 +251,12 @@ def _score(images: ImageSet, measured: Measurement) -> Score:
     return Score(images.split, measured.images, measured.correct, measured.accuracy, interval)
 
 
-def _uniform(e: Evidence, file: Loaded, quantized: Measurement, in_float: Measurement) -> UniformRouting:
-    """Repeat both measurements with all coupling coefficients equal, and say so if no prediction changes."""
-    spec = file.model.with_uniform_routing()
-    if spec == file.model:  # there is no routing, or it is uniform already
-        return UniformRouting(quantized.accuracy, in_float.accuracy, "")
-    ablated = to_inference(filled(spec, encoder_tensors(file.network), where=file.path.name))
-    found = _measured(e, _artifact(file).rounder().predictor(ablated), "uniform routing: quantized")
-    source = e.source.model.with_uniform_routing()
-    float_network = to_inference(filled(source, e.source.tensors, where="checkpoint"))
-    float_found = _measured(e, predictor(float_network), "uniform routing: float")
-    note = ""
-    if torch.equal(found.predictions, quantized.predictions):
-        off = not torch.equal(float_found.predictions, in_float.predictions)
-        note = "is off in the quantized network" if off else "earns nothing on these images, in float either"
-        note = f"uniform routing gives the very same predictions: routing {note}"
-    return UniformRouting(found.accuracy, float_found.accuracy, note)
+def _classes(images: ImageSet, in_float: Measurement, quantized: Measurement) -> tuple[ClassChange, ...]:
+    """Count images, hits, losses and gains of every class."""
 
+    def by_class(chosen: torch.Tensor) -> list[int]:
+        return images.labels[chosen].bincount(minlength=len(images.class_names)).tolist()
 
-def _artifact(file: Loaded) -> Artifact:
-    assert file.artifact is not None
-    return file.artifact
+    before, after = in_float.hits, quantized.hits
+    counts = map(by_class, (torch.ones_like(before), before, before & ~after, after & ~before))
+    return tuple(ClassChange(*row) for row in zip(images.class_names, *counts, strict=True))

@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import torch
 
 from qcaps.artifacts.bundled import find_checkpoint
-from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint
+from qcaps.artifacts.checkpoint import read_checkpoint
 from qcaps.artifacts.journal import Journal
 from qcaps.artifacts.writing import atomic_write
-from qcaps.config import QuantizeConfig, configure, format_size
-from qcaps.data.images import ImageSet
+from qcaps.config import QuantizeConfig, configure
 from qcaps.data.load import load_split
-from qcaps.data.spec import DataSpec
-from qcaps.errors import InfeasibleError, StoppedError
-from qcaps.evaluation.measure import Measurement
-from qcaps.evaluation.tolerance import Tolerance
-from qcaps.models.network import array_sites, weight_sites
-from qcaps.models.spec import build
+from qcaps.distributed import joined, process_index
+from qcaps.errors import StoppedError
 from qcaps.progress import OnProgress, silent
-from qcaps.quantization.artifact import Artifact, artifact_bytes, payload_bytes
-from qcaps.quantization.calibration import calibrate
-from qcaps.quantization.common_width import Found, widths_of
-from qcaps.quantization.folding import fold_batch_norms
-from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, NumberFormat, Rounding
-from qcaps.quantization.limits import Limits
-from qcaps.quantization.plan import BitPlan
-from qcaps.quantization.trials import Bench, Subject, Trial, measure_float, size_of_width, try_width
-from qcaps.registry import SEARCHES
+from qcaps.quantization.applying import round_weights, weights_replaced
+from qcaps.quantization.integer import integer_convolutions
+from qcaps.quantization.search.judging import Bench
+from qcaps.quantization.search.sensitivity import measure_sensitivity
+from qcaps.quantization.search.spending import INTERRUPT, Ends, Halt
+from qcaps.quantization.search.task import Found
+from qcaps.quantization.search.trial import Trial
 from qcaps.reports.documents import json_text
 from qcaps.reports.markdown import markdown
-from qcaps.reports.quantization import to_document
+from qcaps.reports.quantization import SCHEMA, to_document
+from qcaps.reports.spreadsheets import candidates_csv, sensitivity_csv
 from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.outcome import Outcome, make_folder
 from qcaps.verbs.proof import Evidence, prove
+from qcaps.verbs.quantize_job import Job, calibrated, make_job, make_task
+from qcaps.verbs.quantize_search import Material, Ran, run_searches
 
 FILES = ("satisfied.pt", "memory.pt", "accuracy.pt")
+REPORTS = ("report.json", "report.md", "pareto.csv", "sensitivity.csv")
+CONTINUE = "the same command continues"
 
 
 def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = silent, **options: object) -> Outcome:
-    """Search bit widths under a tolerance and a budget; write artifacts, report.json and report.md.
+    """Search bit widths under a tolerance and budgets; write artifacts, report.json and report.md.
 
     Parameters
     ----------
@@ -61,7 +57,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     -------
     Outcome
         Exit code 0 with ``satisfied.pt`` if every promise holds on the search split and on the report split;
-        else 1, with ``memory.pt`` and ``accuracy.pt`` if no width meets both promises.
+        else 1, with ``memory.pt`` and ``accuracy.pt`` if no plan meets all promises.
 
     Raises
     ------
@@ -70,16 +66,15 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     ArtifactError
         If the checkpoint is unreadable.
     InfeasibleError
-        If the budget is below the smallest storable size; nothing was computed.
+        If a budget is below the smallest plan there is; nothing was computed.
     StoppedError
-        If interrupted; the same call continues from the journal.
+        If interrupted; the best so far is written, and the same call continues from the journal.
     """
     started = time.perf_counter()
     config = configure(QuantizeConfig, options)
     path = find_checkpoint(None if checkpoint is None else Path(checkpoint))
     source, sha256 = read_checkpoint(path)
-    job = _job(source, chosen_data(source, config.dataset, where=str(path)), config)
-    _refuse_the_impossible(job)
+    job = make_job(source, chosen_data(source, config.dataset, where=str(path)), config)
     out = config.out or Path("runs") / f"{path.stem}-quantize"
     make_folder(out)
     if config.threads:
@@ -87,128 +82,100 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     search, report, training = (
         load_split(job.data, split, data_dir=config.data_dir) for split in ("validation", "test", "train")
     )
-    with Journal.open(out / "journal.jsonl", fresh=config.fresh) as journal, stoppable() as stop:
+    with joined(), contextlib.ExitStack() as open_files:
+        journal = None
+        if process_index() == 0:
+            journal = open_files.enter_context(Journal.open(out / "journal.jsonl", fresh=config.fresh))
+        stop = open_files.enter_context(stoppable())
         bench = Bench(
             search,
             divisor=job.data.divisor,
-            batch_size=config.test_batch_size,
             journal=journal,
             on_progress=on_progress,
-            stop=stop,
+            ends=Ends(stop),
+            memory_bytes=config.cache_memory,
         )
         try:
-            baseline = measure_float(bench, source.model, source.network())
-            subject = _subject(job, training, bench)
-            found = _search(job, bench, subject, baseline)
-            _write_artifacts(found, out)
-            proven = prove(Evidence(source, subject, found, bench, baseline, report, out), job.limits)
+            baseline = bench.measure_float(source.model, source.network())
+            material = Material(bench, baseline, training, calibrated(job, training, bench))
+            if config.sensitivity_only:
+                return _sensitivity(job, material, out)
+            ran = run_searches(job, material)
+            if process_index() > 0:  # the first process alone writes
+                return Outcome(0, (), {}, ())
+            written = _write_artifacts(ran, out)
+            if ran[0].found.stopped == INTERRUPT:
+                raise StoppedError(f"interrupted while searching; {written or 'nothing was accepted yet'}")
+            if not written:
+                return _nothing(ran[0].found, out)
+            evidence = Evidence(
+                source,
+                ran[0],
+                ran[1:],
+                report,
+                out,
+                config.confidence,
+                _path(next(iter(ran[0].found.by_file().values()))),
+            )
+            proven = prove(evidence, job.limits)
+        except Halt as halt:
+            raise StoppedError(f"{halt.reason} before the search", where=str(out), do=CONTINUE) from halt
         except StoppedError as error:
-            raise StoppedError(error.what, where=str(out), do="the same command continues") from error
+            raise StoppedError(error.what, where=str(out), do=CONTINUE) from error
     run = {
         "seconds": round(time.perf_counter() - started, 3),
         "image_forwards": bench.image_forwards_now,
         "threads": torch.get_num_threads(),
+        "search_seconds": {f"{one.name}, {one.task.subject.rounding}": round(one.seconds, 3) for one in ran},
     }
     inputs = {"checkpoint": path.name, "checkpoint sha256": sha256}
     finished = dataclasses.replace(proven, inputs=inputs, run=None if config.reproducible else run)
     document = to_document(finished)
     atomic_write(out / "report.json", json_text(document).encode())
     atomic_write(out / "report.md", markdown(finished).encode())
-    files = (*(out / model.file for model in finished.result), out / "report.json", out / "report.md")
+    files = (*(out / model.file for model in finished.result), *(out / name for name in REPORTS))
     kept = finished.verdict == "satisfied" or config.exit_zero
     return Outcome(0 if kept else 1, files, document, (finished.message, *(f"warning: {w}" for w in finished.warnings)))
 
 
-@dataclass(frozen=True, eq=False)
-class _Job:
-    """What is asked of which network."""
-
-    source: Checkpoint
-    folded: Checkpoint
-    data: DataSpec
-    config: QuantizeConfig
-    limits: Limits
-    rounding: Rounding
-
-
-def _job(source: Checkpoint, data: DataSpec, config: QuantizeConfig) -> _Job:
-    spec, tensors = fold_batch_norms(source.model, source.tensors)
-    tolerance = Tolerance(config.accuracy_tolerance, config.tolerance_kind)
-    limits = Limits(tolerance, config.memory_budget, config.budget_on)
-    folded = Checkpoint(spec, tensors, data, {})
-    return _Job(source, folded, data, config, limits, cast("Rounding", config.rounding))
+def _sensitivity(job: Job, material: Material, out: Path) -> Outcome:
+    """Measure what every width of every group does alone, and write the table."""
+    task = make_task(job, job.roundings[0], material.calibration, material.bench, material.baseline)
+    widths = {group.name: tuple(task.widths[group.sites[0]]) for group in task.groups}
+    scores = measure_sensitivity(task.bench, task.baseline, task.subject, task.groups, widths)
+    if process_index() == 0:
+        atomic_write(out / "sensitivity.csv", sensitivity_csv(task.groups, scores).encode())
+    document = {"schema": SCHEMA, "sensitivity": {name: dict(of_group) for name, of_group in scores.items()}}
+    return Outcome(0, (out / "sensitivity.csv",), document, ())
 
 
-def _refuse_the_impossible(job: _Job) -> None:
-    """Compare the budget with the smallest file there can be."""
-    budget = job.limits.budget_bytes
-    if budget is None:
-        return
-    bits = widths_of(job.rounding, job.config.min_bits)[0]
-    narrow: NumberFormat = FixedPoint(bits, 0) if bits <= FixedPoint.max_bits else Float32()
-    if job.rounding == "logarithmic" and bits <= Logarithmic.max_bits:
-        narrow = Logarithmic(bits, 0)
-    model = job.folded.model
-    blank = build(model)
-    arrays = array_sites(blank, (model.channels, model.height, model.width))
-    plan = BitPlan(job.rounding, dict.fromkeys(weight_sites(blank), narrow), dict.fromkeys(arrays, narrow))
-    network = job.folded.network()
-    shortest = Artifact(model, job.data, plan, 0, network, {})
-    payload = payload_bytes(network, plan)
-    least = payload if job.limits.budget_on == "payload" else len(artifact_bytes(shortest))
-    if least > budget:
-        raise _infeasible(job, budget, least, bits)
+def _nothing(found: Found, out: Path) -> Outcome:
+    """Say that a search was ended before any plan was accepted."""
+    message = f"not satisfied: the {found.stopped} ended the search before any plan was accepted; allow it more"
+    document = {"schema": SCHEMA, "verdict": "not satisfied", "message": message}
+    return Outcome(1, (out / "pareto.csv",), document, (message,))
 
 
-def _infeasible(job: _Job, budget: int, least: int, bits: int) -> InfeasibleError:
-    easier = "allow --min-bits 1, " if bits > 1 and job.rounding != "logarithmic" else ""
-    return InfeasibleError(
-        f"memory budget {format_size(budget)} is below the minimum of {format_size(least)} at {bits} bits",
-        where="--memory-budget",
-        do=f"raise it, {easier}or prune first",
-    )
-
-
-def _subject(job: _Job, training: ImageSet, bench: Bench) -> Subject:
-    """Calibrate the folded network on training images."""
-    config, network = job.config, job.folded.network()
-    generator = torch.Generator().manual_seed(config.seed)
-    drawn = torch.randperm(len(training), generator=generator)[: config.calibration_images]
-    calibration = calibrate(
-        network,
-        training.subset(drawn),
-        divisor=job.data.divisor,
-        batch_size=config.test_batch_size,
-        seed=config.seed,
-        on_progress=bench.on_progress,
-        stop=bench.stop,
-    )
-    return Subject(job.folded.model, network, job.data, calibration, job.rounding, config.seed)
-
-
-def _search(job: _Job, bench: Bench, subject: Subject, baseline: Measurement) -> Found:
-    """Run the search that was asked for."""
-    config, limits = job.config, job.limits
-
-    def judge(bits: int) -> Trial:
-        return try_width(bench, subject, bits, baseline=baseline, tolerance=limits.tolerance, margin_pct=config.margin)
-
-    def fits(bits: int) -> bool:
-        return limits.fits(*size_of_width(bench, subject, bits, baseline=baseline))
-
-    widths = widths_of(job.rounding, config.min_bits)
-    if limits.budget_bytes is not None and not fits(widths[0]):
-        # Now that the scales and the record are known, the smallest file is a little larger than the bound before.
-        least = limits.counted(*size_of_width(bench, subject, widths[0], baseline=baseline))
-        raise _infeasible(job, limits.budget_bytes, least, widths[0])
-    search = cast("Callable[..., Found]", SEARCHES.load(config.search, where="--search"))
-    return search(judge, widths, fits)
-
-
-def _write_artifacts(found: Found, out: Path) -> None:
-    """Write what was found, and nothing of an earlier run beside it."""
-    for name, trial in found.by_file().items():
+def _write_artifacts(ran: tuple[Ran, ...], out: Path) -> str:
+    """Write what was found, nothing of an earlier run beside it, and the tables; say what was written."""
+    best, files = ran[0], ran[0].found.by_file()
+    for name, trial in files.items():
         atomic_write(out / name, trial.file)
     for name in FILES:
-        if name not in found.by_file():
+        if name not in files:
             (out / name).unlink(missing_ok=True)
+    tried = {str(one.task.subject.rounding): one.found.tried for one in ran if one.name == best.name}
+    atomic_write(out / "pareto.csv", candidates_csv(best.task.groups, tried).encode())
+    atomic_write(out / "sensitivity.csv", sensitivity_csv(best.task.groups, best.found.scores).encode())
+    return f"the best so far is {out / next(iter(files))}" if files else ""
+
+
+def _path(trial: Trial) -> str:
+    """Say what a candidate was evaluated with."""
+    subject = trial.subject
+    with (
+        weights_replaced(subject.network, round_weights(subject.network, trial.plan, subject.seed).tensors),
+        integer_convolutions(subject.network, trial.plan, subject.convolution_inputs) as names,
+    ):
+        found = ", ".join(name.removeprefix("stages.") for name in names)
+    return f"integers in {found}, float elsewhere" if found else "float"

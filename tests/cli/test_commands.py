@@ -127,7 +127,7 @@ def test_arguments_and_options_reach_their_verb(capsys, given):
 
 def test_quantizing_quietly_prints_only_what_was_written(capsys, tiny_checkpoint, tmp_path):
     answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 5, "--out", tmp_path, "--quiet")
-    files = [tmp_path / name for name in ("satisfied.pt", "report.json", "report.md")]
+    files = [tmp_path / name for name in ("satisfied.pt", "report.json", "report.md", "pareto.csv", "sensitivity.csv")]
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [str(file) for file in files]
     assert all(file.is_file() for file in files)

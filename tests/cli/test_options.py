@@ -57,7 +57,7 @@ def page(capsys, pages, monkeypatch):
 def test_the_help_shows_every_option_with_its_meaning_and_default(page, verb, field):
     text = about(field).help
     if about(field).names is not None:
-        text += f" One of {', '.join(about(field).names.names())}."
+        text += f" One of {', '.join((*about(field).names.names(), *about(field).also))}."
     if field.default not in (None, (), False, True):
         text += f" (default: {field.default})"
     found = page(verb)

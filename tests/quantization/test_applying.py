@@ -15,8 +15,10 @@ from qcaps.models.network import CapsuleNetwork, Output, array_sites, prediction
 from qcaps.models.spec import ModelSpec
 from qcaps.quantization.applying import ArrayRounder, Saturation, round_weights, weights_replaced
 from qcaps.quantization.calibration import calibrate, plan_of_width
-from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, Rounding
+from qcaps.quantization.draws import weight_uniforms
+from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PerChannel, Rounding
 from qcaps.quantization.plan import BitPlan
+from qcaps.quantization.rounding import quantize
 
 IMAGE = (1, 14, 14)
 SCHEMES: list[Rounding] = ["round_to_nearest", "stochastic_rounding", "truncation", "logarithmic"]
@@ -162,6 +164,24 @@ def test_weights_are_rounded_without_touching_the_network() -> None:
         assert isinstance(fmt, FixedPoint)
         codes = [min(max(round(Fraction(w) / Fraction(fmt.step)), -8), 7) for w in before[name].flatten().tolist()]
         assert found[name].flatten().tolist() == [code * fmt.step for code in codes], site
+
+
+@pytest.mark.parametrize("rounding", SCHEMES)
+def test_channels_of_weights_are_rounded_with_the_draws_of_their_flat_positions(rounding: Rounding) -> None:
+    network = toy_network(FOLDED)
+    ranges = calibrate(network, toy_images(FOLDED), divisor=255, batch_size=20, seed=0)
+    plan = plan_of_width(ranges, 3, rounding, per_channel=True)
+    found, parameters = round_weights(network, plan, 5), dict(network.named_parameters())
+    for site, name in weight_sites(network).items():
+        fmt, weight = plan.weights[site], parameters[name]
+        if not isinstance(fmt, PerChannel):
+            continue
+        draws = weight_uniforms(5, site, weight.numel()).view(weight.shape)
+        loop = [quantize(w, one, rounding, u) for w, one, u in zip(weight, fmt.channels, draws, strict=True)]
+        assert torch.equal(found.tensors[name], torch.stack([one.values for one in loop])), site
+        assert found.saturation[site] == Saturation(weight.numel(), sum(one.saturated for one in loop)), site
+    assert sum(saturation.clamped for saturation in found.saturation.values()) > 0
+    assert any(isinstance(fmt, PerChannel) and len(set(fmt.shifts)) > 1 for fmt in plan.weights.values())
 
 
 def test_weights_keep_their_order_in_memory() -> None:

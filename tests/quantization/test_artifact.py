@@ -21,6 +21,7 @@ from qcaps.errors import ArtifactError
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.models.network import encoder_tensors, weight_sites
 from qcaps.models.spec import ModelSpec
+from qcaps.quantization import artifact as module
 from qcaps.quantization.applying import ArrayRounder, round_weights, weights_replaced
 from qcaps.quantization.artifact import (
     ARTIFACT,
@@ -44,9 +45,9 @@ Tensors = dict[str, Tensor]
 
 
 @functools.cache
-def plan_of(spec: ModelSpec, bits: int, rounding: Rounding) -> BitPlan:
+def plan_of(spec: ModelSpec, bits: int, rounding: Rounding, *, per_channel: bool = False) -> BitPlan:
     ranges = calibrate(toy_network(spec), toy_images(spec, split="train"), divisor=255, batch_size=20, seed=0)
-    return plan_of_width(ranges, bits, rounding)
+    return plan_of_width(ranges, bits, rounding, per_channel=per_channel)
 
 
 def written(spec: ModelSpec, plan: BitPlan, seed: int = SEED) -> bytes:
@@ -56,8 +57,10 @@ def written(spec: ModelSpec, plan: BitPlan, seed: int = SEED) -> bytes:
 
 
 @functools.cache
-def honest(spec: ModelSpec = FOLDED, bits: int = 4, rounding: Rounding = "round_to_nearest") -> bytes:
-    return written(spec, plan_of(spec, bits, rounding))
+def honest(
+    spec: ModelSpec = FOLDED, bits: int = 4, rounding: Rounding = "round_to_nearest", *, per_channel: bool = False
+) -> bytes:
+    return written(spec, plan_of(spec, bits, rounding, per_channel=per_channel))
 
 
 def saved(folder: Path, data: bytes) -> Path:
@@ -111,6 +114,43 @@ def test_the_draws_of_an_evaluation_take_the_seed_of_the_file_unless_another_is_
     assert torch.equal(capsules(artifact.rounder(SEED + 1)), capsules(ArrayRounder(plan, SEED + 1)))
     assert torch.equal(capsules(artifact.rounder(0)), capsules(ArrayRounder(plan, 0)))
     assert not torch.equal(capsules(artifact.rounder()), capsules(artifact.rounder(0)))
+
+
+@pytest.mark.parametrize("spec", [FOLDED, ROUTED])
+@pytest.mark.parametrize(("rounding", "bits"), [*((r, b) for r in SCHEMES for b in (2, 8)), ("truncation", 1)])
+def test_a_file_of_scales_per_channel_gives_back_plan_weights_and_predictions(
+    tmp_path: Path, spec: ModelSpec, rounding: Rounding, bits: int
+) -> None:
+    plan = plan_of(spec, bits, rounding, per_channel=True)
+    path = saved(tmp_path, honest(spec, bits, rounding, per_channel=True))
+    file = load(path)
+    weights = round_weights(toy_network(spec), plan, SEED).tensors
+    assert file.artifact is not None
+    assert file.artifact.plan == plan
+    assert all(torch.equal(p, weights[name]) for name, p in file.network.named_parameters())
+    found = measure(file.predictor(), toy_images(spec, 100), divisor=255, batch_size=20).predictions
+    assert torch.equal(found, predicted(spec, plan))
+    assert artifact_bytes(file.artifact) == path.read_bytes()
+
+
+@pytest.mark.parametrize("spec", [FOLDED, ROUTED])
+@pytest.mark.parametrize(("bits", "rounding"), [(1, "truncation"), (3, "truncation"), (5, "logarithmic")])
+def test_the_payload_counts_a_byte_for_the_scale_of_every_channel(
+    tmp_path: Path, spec: ModelSpec, bits: int, rounding: Rounding
+) -> None:
+    path = saved(tmp_path, honest(spec, bits, rounding, per_channel=True))
+    container = read_container(path, schema=ARTIFACT)
+    stored = sum(segment.nbytes for name, segment in container.tensors.items() if name != SCORES)
+    parameters = dict(toy_network(spec).named_parameters())
+    tensors = {site: parameters[name] for site, name in weight_sites(toy_network(spec)).items()}
+    by_hand = sum(-(-p.numel() * bits // 8) + (len(p) if s.endswith(".weight") else 1) for s, p in tensors.items())
+    assert stored == by_hand == payload_bytes(toy_network(spec), plan_of(spec, bits, rounding, per_channel=True))
+    assert load(path).checks.tensor_bytes == stored
+
+
+def test_the_header_counts_channels_and_repeats_no_scale(tmp_path: Path) -> None:
+    header = read_container(saved(tmp_path, honest(per_channel=True)), schema=ARTIFACT).header
+    assert header["plan"]["weights"]["conv2.weight"] == {"kind": "fixed_point", "bits": 4, "channels": 4}
 
 
 @pytest.mark.parametrize("rounding", SCHEMES)
@@ -258,7 +298,7 @@ LOG = {"kind": "logarithmic", "bits": 4, "max_exponent": 0}
         (put("model", "architecture", 5), "architecture"),
         (drop("model", "squash_eps"), "squash_eps"),
         (put("model", "dropout", 0.5), "dropout"),
-        (put("model", "attention_scale", 4.5), "self-test"),
+        (put("model", "attention_scale", 0.5), "self-test"),
         (put("model", "attention_scale", 0.0), "more than 0"),
         (put("model", "attention_scale", 1e-300), "NaN or infinity"),
         (put("model", "squash", "hinton"), "self-test"),
@@ -306,6 +346,37 @@ def test_a_changed_header_of_a_routed_network_is_refused(tmp_path: Path, change:
     assert reason in refusal(forged(tmp_path, header=change, spec=ROUTED))
 
 
+CHANNELS = {"kind": "fixed_point", "bits": 4, "channels": 4}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (put("plan", "weights", "conv2.weight", "channels", 3), "every channel"),
+        (put("plan", "weights", "conv2.weight", "channels", 1), "every channel"),
+        (put("plan", "weights", "conv2.weight", "channels", 0), "no channels"),
+        (put("plan", "weights", "conv2.weight", "channels", -4), "no channels"),
+        (put("plan", "weights", "conv2.weight", "channels", True), "no channels"),
+        (put("plan", "weights", "conv2.weight", "channels", 10**12), "scales"),
+        (put("plan", "weights", "conv2.weight", "channels", 4.0), "whole numbers"),
+        (put("plan", "weights", "conv2.weight", "channels", [1, 2, 3, 4]), "whole numbers"),
+        (put("plan", "weights", "conv2.weight", "bits", 5), "bytes"),
+        (put("plan", "weights", "conv2.weight", "bits", 0), "bits"),
+        (put("plan", "weights", "conv2.weight", "kind", "logarithmic"), "scale"),
+        (put("plan", "weights", "conv2.weight", "kind", "float32"), "unknown"),
+        (put("plan", "weights", "conv2.weight", "frac_bits", 3), "number format"),
+        (put("plan", "weights", "conv2.weight", FIXED), "bytes"),
+        (put("plan", "weights", "conv1.bias", CHANNELS), "bytes"),
+        (put("plan", "weights", "conv9.weight", CHANNELS), "no segment"),
+        (put("plan", "arrays", "conv2.out", CHANNELS), "number format"),
+        (put("plan", "rounding", "logarithmic"), "segment"),
+        (put("model", "conv_channels", [4, 3, 6, 16]), "every channel"),
+    ],
+)
+def test_a_changed_header_of_scales_per_channel_is_refused(tmp_path: Path, change: Change, reason: str) -> None:
+    assert reason in refusal(forged(tmp_path, header=change, per_channel=True))
+
+
 def test_an_image_that_would_fill_the_memory_is_refused_before_it_is_made(tmp_path: Path) -> None:
     # a large stride keeps every weight of the network as small as it was
     header = put("model", "conv_strides", [1, 800, 1, 1])
@@ -346,6 +417,23 @@ def flip(place: int, mask: int) -> Callable[[Tensor], Tensor]:
 )
 def test_a_changed_segment_is_refused(tmp_path: Path, change: Change, reason: str) -> None:
     assert reason in refusal(forged(tmp_path, tensors=change))
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (replaced("conv2.weight", lambda s: s[:-1]), "bytes"),
+        (replaced("conv2.weight", lambda s: s[1:]), "bytes"),
+        (replaced("conv2.weight", lambda s: s[:3]), "scales"),
+        (replaced("conv2.weight", lambda s: s.view(1, -1)), "scales"),
+        (replaced("conv2.weight", lambda s: s.long()), "scales"),
+        (replaced("conv2.weight", flip(3, 0x80)), "shift"),
+        (replaced("class_caps.weight", flip(0, 4)), "self-test"),
+        (drop("conv2.weight"), "no segment"),
+    ],
+)
+def test_a_changed_segment_of_scales_per_channel_is_refused(tmp_path: Path, change: Change, reason: str) -> None:
+    assert reason in refusal(forged(tmp_path, tensors=change, per_channel=True))
 
 
 @pytest.mark.parametrize("site", weight_sites(toy_network(FOLDED)))
@@ -446,10 +534,53 @@ def test_the_self_test_bears_a_small_difference_between_machines_and_no_large_on
     assert not replay_self_test(artifact, expected + 2e-3)
 
 
-def test_the_self_test_bears_no_other_prediction(tmp_path: Path) -> None:
-    path = saved(tmp_path, honest())
+def of_self_test(folder: Path, rounding: Rounding = "round_to_nearest") -> tuple[Artifact, Tensor, float]:
+    """An artifact, the scores of its self-test, and the largest step of the arrays of its last stage."""
+    path = saved(folder, honest(rounding=rounding))
     artifact, expected = load(path).artifact, read_container(path, schema=ARTIFACT).tensors[SCORES]
+    assert artifact is not None
+    formats = [fmt for site, fmt in artifact.plan.arrays.items() if site.startswith("class_caps.")]
+    steps = [fmt.step if isinstance(fmt, FixedPoint) else 2.0 ** (fmt.max_exponent - 1) for fmt in formats]
     assert replay_self_test(artifact, expected)
+    return artifact, expected, max(steps)
+
+
+@pytest.mark.parametrize("rounding", SCHEMES)
+def test_the_self_test_bears_a_few_scores_that_crossed_a_rounding_boundary(tmp_path: Path, rounding: Rounding) -> None:
+    artifact, expected, step = of_self_test(tmp_path, rounding)
+    moved = expected.clone()
+    moved[:2] += 1.9 * step
+    assert replay_self_test(artifact, moved)
+    moved[0, 1] += 0.2 * step  # more than two steps in all
+    assert not replay_self_test(artifact, moved)
+
+
+def test_the_self_test_bears_no_more_than_a_quarter_of_the_scores_moved(tmp_path: Path) -> None:
+    artifact, expected, step = of_self_test(tmp_path)
+    moved = expected.clone()
+    moved[:2] += step
+    assert replay_self_test(artifact, moved)
+    moved[4, 0] += 0.01
+    assert not replay_self_test(artifact, moved)
+
+
+def test_the_self_test_bears_another_prediction_only_where_scores_moved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    artifact, expected, step = of_self_test(tmp_path)
+    found = expected.clone()
+    monkeypatch.setattr(module, "_self_test_scores", lambda _: found)
+    found[0], expected[0] = torch.tensor([0.30, 0.31, 0.2]), torch.tensor([0.33, 0.31, 0.2])
+    assert step > 0.03
+    assert replay_self_test(artifact, expected)
+    found[0], expected[0] = torch.tensor([0.3004, 0.3, 0.2]), torch.tensor([0.3, 0.3004, 0.2])
+    assert not replay_self_test(artifact, expected)
+
+
+def test_the_self_test_bears_no_nan(tmp_path: Path) -> None:
+    artifact, expected, _ = of_self_test(tmp_path)
+    expected[0, 0] = torch.nan
+    assert not replay_self_test(artifact, expected)
 
 
 def test_predictions_are_identified_by_value_and_order() -> None:

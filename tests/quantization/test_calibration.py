@@ -10,12 +10,20 @@ from toys import FOLDED, ROUTED, echo_network, toy_images, toy_network
 from qcaps.capsules.sites import hooked
 from qcaps.data.images import ImageSet
 from qcaps.errors import QcapsError
-from qcaps.models.network import CapsuleNetwork, array_sites
+from qcaps.models.network import CapsuleNetwork, array_sites, weight_sites
 from qcaps.models.spec import ModelSpec
 from qcaps.progress import Step
-from qcaps.quantization.calibration import SAMPLE, Calibration, SiteRange, calibrate, plan_of_width
-from qcaps.quantization.choosing import choose_format
-from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic
+from qcaps.quantization.calibration import (
+    SAMPLE,
+    Calibration,
+    SiteRange,
+    array_format,
+    calibrate,
+    plan_of_width,
+    weight_format,
+)
+from qcaps.quantization.choosing import choose_channel_formats, choose_format
+from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PerChannel
 
 
 def calibrated(network: CapsuleNetwork, images: ImageSet, *, batch_size: int = 8, seed: int = 0) -> Calibration:
@@ -207,3 +215,49 @@ def test_every_site_of_a_plan_has_its_own_scale() -> None:
 def test_the_scale_holds_the_largest_value_though_the_sample_lacks_it() -> None:
     ranges = Calibration({}, {"conv1.out": SiteRange(largest=9.75, sample=torch.zeros(5), values=5)})
     assert plan_of_width(ranges, 6, "truncation").arrays == {"conv1.out": FixedPoint(6, 1)}  # up to 16
+
+
+def test_the_channels_of_a_weight_are_its_first_axis_and_a_bias_has_one() -> None:
+    network = toy_network(FOLDED)
+    found = calibrated(network, toy_images(FOLDED))
+    assert dict(network.named_parameters())[weight_sites(network)["class_caps.bias"]].dim() > 1
+    channels = {"conv1": 4, "conv2": 4, "conv3": 6, "conv4": 16, "primary": 16, "class_caps": 2}
+    weights = {f"{stage}.weight": count for stage, count in channels.items()}
+    assert {s: seen.channels for s, seen in found.weights.items()} == {f"{s}.bias": 1 for s in channels} | weights
+    assert {seen.channels for seen in found.arrays.values()} == {1}
+
+
+@pytest.mark.parametrize("rounding", ["round_to_nearest", "stochastic_rounding", "truncation", "logarithmic"])
+def test_a_plan_per_channel_has_scales_per_channel_in_the_weights_alone(rounding: str) -> None:
+    network = toy_network(FOLDED)
+    ranges = calibrated(network, toy_images(FOLDED))
+    plan = plan_of_width(ranges, 4, rounding, per_channel=True)
+    one_scale = plan_of_width(ranges, 4, rounding)
+    assert plan.arrays == one_scale.arrays
+    assert list(plan.weights) == list(one_scale.weights)
+    for site, fmt in plan.weights.items():
+        if site.endswith(".weight"):
+            assert fmt == choose_channel_formats(ranges.weights[site].sample, 4, rounding)
+            assert isinstance(fmt, PerChannel)
+        else:
+            assert fmt == one_scale.weights[site]
+
+
+def test_formats_of_weights_and_arrays_follow_their_range() -> None:
+    seen = SiteRange(4.0, torch.tensor([[0.5, 0.25], [4.0, -2.0]]), 4, channels=2)
+    assert array_format(seen, 6, "truncation") == FixedPoint(6, 2)  # up to 8
+    assert weight_format(seen, 6, "truncation") == FixedPoint(6, 2)
+    assert weight_format(seen, 6, "truncation", per_channel=True) == PerChannel(FixedPoint(6, 0), (5, 2))
+    assert weight_format(seen, 6, "logarithmic", per_channel=True) == PerChannel(Logarithmic(6, 0), (1, -2))
+
+
+def test_a_weight_of_one_channel_has_one_scale() -> None:
+    seen = SiteRange(4.0, torch.tensor([[4.0, -2.0]]), 2, channels=1)
+    assert weight_format(seen, 6, "truncation", per_channel=True) == FixedPoint(6, 2)
+
+
+@pytest.mark.parametrize(("rounding", "bits"), [("truncation", 17), ("logarithmic", 9), ("truncation", 32)])
+def test_widths_that_cannot_be_packed_stay_float_per_channel_too(rounding: str, bits: int) -> None:
+    seen = SiteRange(4.0, torch.ones(2, 2), 4, channels=2)
+    assert weight_format(seen, bits, rounding, per_channel=True) == Float32()
+    assert array_format(seen, bits, rounding) == Float32()

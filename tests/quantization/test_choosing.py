@@ -5,14 +5,16 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from qcaps.quantization.choosing import choose_format
-from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, Rounding
+from qcaps.quantization import choosing
+from qcaps.quantization.choosing import choose_channel_formats, choose_format
+from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PerChannel, Rounding
 from qcaps.quantization.rounding import quantize
 
 FIXED: list[Rounding] = ["round_to_nearest", "truncation", "stochastic_rounding"]
+SCHEMES: list[Rounding] = [*FIXED, "logarithmic"]
 
 
 def code_of(y: Fraction, rounding: Rounding) -> int:
@@ -188,3 +190,86 @@ def test_a_largest_value_that_is_no_number_is_refused(largest: float) -> None:
 def test_a_width_below_the_smallest_is_refused(rounding: Rounding, bits: int) -> None:
     with pytest.raises(ValueError, match="is not within"):
         choose_format(torch.ones(3), 1.0, bits, rounding)
+
+
+@pytest.mark.parametrize("block", [1, 7, 1 << 17])
+@pytest.mark.parametrize("rounding", SCHEMES)
+def test_every_channel_has_the_scale_that_it_would_have_alone(
+    rounding: Rounding, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(1)
+    sizes = torch.tensor([1e-3, 0.9, 1.0, 40.0, 0.0, 1e-35, 1e30]).view(-1, 1, 1)
+    weight = torch.randn(7, 3, 4, generator=generator) * sizes
+    expected = {bits: [choose_format(w, w.abs().max().item(), bits, rounding) for w in weight] for bits in (2, 3, 8)}
+    monkeypatch.setattr(choosing, "_BLOCK", block)
+    for bits, formats in expected.items():
+        found = choose_channel_formats(weight, bits, rounding)
+        assert isinstance(found, PerChannel)
+        assert list(found.channels) == formats
+        assert len({fmt.shifts for fmt in formats}) > 4
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-256, 256), min_size=12, max_size=12), st.integers(1, 8), st.sampled_from(FIXED))
+def test_the_choice_of_a_channel_follows_its_definition(numerators: list[int], bits: int, rounding: Rounding) -> None:
+    channels = [[Fraction(k, 16) for k in numerators[i : i + 4]] for i in (0, 4, 8)]
+    expected = [chosen_by_definition(c, max(map(abs, c)), bits, rounding) for c in channels if any(c)]
+    weight = torch.tensor([[float(value) for value in c] for c in channels if any(c)])
+    assume(len(weight) > 0)
+    shifts = tuple(fmt.frac_bits for fmt in expected)
+    assert choose_channel_formats(weight, bits, rounding) == PerChannel(FixedPoint(bits, 0), shifts)
+
+
+@pytest.mark.parametrize("rounding", SCHEMES)
+def test_blocks_do_not_change_the_choice(rounding: Rounding, monkeypatch: pytest.MonkeyPatch) -> None:
+    sample = torch.randn(1000, generator=torch.Generator().manual_seed(1)) ** 3
+    whole = [choose_format(sample, sample.abs().max().item(), bits, rounding) for bits in (2, 4, 6)]
+    monkeypatch.setattr(choosing, "_BLOCK", 7)
+    assert [choose_format(sample, sample.abs().max().item(), bits, rounding) for bits in (2, 4, 6)] == whole
+
+
+def test_a_channel_of_zeros_gets_no_integer_bits() -> None:
+    weight = torch.tensor([[0.0, 0.0], [0.5, -2.0]])
+    fixed = choose_channel_formats(weight, 6, "truncation")
+    assert isinstance(fixed, PerChannel)
+    assert fixed.channels[0] == FixedPoint(6, 5)
+    logarithmic = choose_channel_formats(weight, 6, "logarithmic")
+    assert isinstance(logarithmic, PerChannel)
+    assert logarithmic.channels[0] == Logarithmic(6, 0)
+
+
+def test_one_channel_gets_the_scale_of_the_tensor() -> None:
+    weight = torch.randn(1, 50, generator=torch.Generator().manual_seed(1))
+    alone = choose_format(weight, weight.abs().max().item(), 4, "round_to_nearest")
+    assert choose_channel_formats(weight, 4, "round_to_nearest") == PerChannel(FixedPoint(4, 0), alone.shifts)
+
+
+def test_scales_per_channel_lose_less_than_one_scale() -> None:
+    weight = torch.randn(8, 200, generator=torch.Generator().manual_seed(1)) * torch.logspace(-2, 1, 8)[:, None]
+    formats = (
+        choose_format(weight, weight.abs().max().item(), 3, "round_to_nearest"),
+        choose_channel_formats(weight, 3, "round_to_nearest"),
+    )
+    one, many = (
+        (quantize(weight, fmt, "round_to_nearest").values - weight).square().sum(1) / weight.square().sum(1)
+        for fmt in formats
+    )
+    assert one[0] == 1  # the channel of the smallest values becomes zero
+    assert bool((many < 0.2).all())
+
+
+@pytest.mark.parametrize(("rounding", "bits"), [("truncation", 17), ("logarithmic", 9), ("truncation", 32)])
+def test_channels_too_wide_to_be_packed_stay_float(rounding: Rounding, bits: int) -> None:
+    assert choose_channel_formats(torch.ones(2, 3), bits, rounding) == Float32()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_channel_with_a_value_that_is_no_number_is_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        choose_channel_formats(torch.tensor([[1.0, 2.0], [bad, 1.0]]), 4, "truncation")
+
+
+@pytest.mark.parametrize(("rounding", "bits"), [("truncation", 0), ("logarithmic", 1)])
+def test_channels_below_the_smallest_width_are_refused(rounding: Rounding, bits: int) -> None:
+    with pytest.raises(ValueError, match="is not within"):
+        choose_channel_formats(torch.ones(2, 3), bits, rounding)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 from hypothesis import given
@@ -12,8 +13,11 @@ from qcaps.quantization.formats import (
     Float32,
     Logarithmic,
     NumberFormat,
+    PerChannel,
+    base_format,
     format_from_dict,
     format_to_dict,
+    shifted,
 )
 
 FORMATS: st.SearchStrategy[NumberFormat] = st.one_of(
@@ -67,6 +71,34 @@ def test_logarithmic_out_of_range_is_refused(bits: int, max_exponent: int) -> No
         Logarithmic(bits, max_exponent)
 
 
+def test_a_channel_has_the_format_of_its_shift() -> None:
+    assert PerChannel(FixedPoint(3, 0), (-2, 5)).channels == (FixedPoint(3, -2), FixedPoint(3, 5))
+    assert PerChannel(Logarithmic(4, 0), (-2, 5)).channels == (Logarithmic(4, 2), Logarithmic(4, -5))
+
+
+@given(FORMATS.filter(lambda fmt: not isinstance(fmt, Float32)))
+def test_a_format_is_its_base_format_shifted(fmt: FixedPoint | Logarithmic) -> None:
+    base = base_format(str(format_to_dict(fmt)["kind"]), fmt.bits)
+    assert base.shifts == (0,)
+    assert shifted(base, *fmt.shifts) == fmt
+    assert fmt.highest == math.ldexp(base.highest, -fmt.shifts[0])
+
+
+@pytest.mark.parametrize(
+    ("base", "shifts"),
+    [
+        (FixedPoint(4, 0), ()),
+        (FixedPoint(4, 0), (1, 101)),
+        (Logarithmic(4, 0), (-101, 1)),
+        (FixedPoint(4, 1), (0,)),
+        (Logarithmic(4, -1), (0,)),
+    ],
+)
+def test_channels_out_of_range_are_refused(base: FixedPoint | Logarithmic, shifts: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=r"is not within|no channel"):
+        PerChannel(base, shifts)
+
+
 @given(FORMATS)
 def test_a_format_survives_json(fmt: NumberFormat) -> None:
     assert format_from_dict(json.loads(json.dumps(format_to_dict(fmt))), where="header") == fmt
@@ -78,6 +110,12 @@ def test_the_plain_data_names_kind_width_and_scale() -> None:
         {"kind": "logarithmic", "bits": 4, "max_exponent": 2},
         {"kind": "float32", "bits": 32},
     ]
+
+
+def test_the_plain_data_of_channels_lists_their_scales() -> None:
+    fixed, logarithmic = PerChannel(FixedPoint(2, 0), (-3, 4)), PerChannel(Logarithmic(4, 0), (2, -1, 0))
+    assert format_to_dict(fixed) == {"kind": "fixed_point", "bits": 2, "frac_bits": [-3, 4]}
+    assert format_to_dict(logarithmic) == {"kind": "logarithmic", "bits": 4, "max_exponent": [-2, 1, 0]}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +135,8 @@ def test_the_plain_data_names_kind_width_and_scale() -> None:
         {"kind": "fixed_point", "bits": True, "frac_bits": 3},
         {"kind": "fixed_point", "bits": "8", "frac_bits": 3},
         {"kind": "logarithmic", "bits": 9, "max_exponent": 0},
+        {"kind": "fixed_point", "bits": 8, "frac_bits": [3]},
+        {"kind": "fixed_point", "bits": 8, "channels": 2},
         {"kind": "float32"},
         {"kind": "float32", "bits": 16},
         {"kind": ["float32"], "bits": 32},

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qcaps.errors import ArtifactError
-from qcaps.quantization.formats import FixedPoint, Logarithmic, PackedFormat, Rounding
+from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PackedFormat, PerChannel, Rounding
 from qcaps.quantization.packing import (
     pack_codes,
     pack_segment,
     segment_bytes,
+    stored_bytes,
     unpack_codes,
     unpack_segment,
 )
@@ -155,3 +156,90 @@ def test_random_bytes_are_values_of_the_format_or_refused(raw: bytes, kind: str,
         return
     assert values.shape == (2, 2)
     assert values.abs().max().item() <= -fmt.lowest
+
+
+# ---- a scale per channel ----
+
+
+def channel_format(rounding: Rounding, bits: int, shifts: tuple[int, ...]) -> PerChannel:
+    return PerChannel(Logarithmic(bits, 0) if rounding == "logarithmic" else FixedPoint(bits, 0), shifts)
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+@pytest.mark.parametrize("rounding", get_args(Rounding))
+def test_channels_of_every_width_come_back_bit_for_bit(rounding: Rounding, bits: int) -> None:
+    if rounding == "logarithmic" and not 2 <= bits <= 8:
+        return
+    fmt = channel_format(rounding, bits, (-100, 3, 100, 0, 7))
+    generator = torch.Generator().manual_seed(bits)
+    tops = torch.tensor([-one.lowest for one in fmt.channels]).view(-1, 1, 1)
+    values = torch.randn(5, 3, 3, generator=generator) * tops / 2
+    draws = torch.rand(45, generator=generator)
+    segment = pack_segment(values, fmt, rounding, draws)
+    kind = "logarithmic" if rounding == "logarithmic" else "fixed_point"
+    read, found = unpack_segment(segment, kind, bits, (5, 3, 3), channels=5, where="conv1.weight")
+    rows = zip(values, fmt.channels, draws.view(5, 3, 3), strict=True)
+    expected = torch.stack([quantize(row, one, rounding, u).values for row, one, u in rows])
+    assert torch.equal(read.view(torch.int32), expected.view(torch.int32))
+    assert found == fmt
+    assert torch.equal(pack_segment(read, fmt, rounding, draws), segment)
+    assert segment.numel() == 5 + -(-45 * bits // 8) == segment_bytes(45, bits, 5) == stored_bytes(45, fmt)
+
+
+def test_the_scales_of_all_channels_come_first_then_all_codes_in_one_stream() -> None:
+    values = torch.tensor([[1.0, -0.5], [4.0, 8.0]])
+    # -f as signed bytes; codes 2, -1 in halves and 1, 2 in fours, of four bits each
+    assert pack_segment(values, PerChannel(FixedPoint(4, 0), (1, -2)), "truncation").tolist() == [255, 2, 0xF2, 0x21]
+    # the largest exponents; fields of three bits: 2^0, 2^-1 below 2^0 and 2^2, 2^3 below 2^3
+    segment = pack_segment(values, PerChannel(Logarithmic(4, 0), (0, -3)), "logarithmic")
+    assert segment.tolist() == [0, 3, 0xE7, 0x76]
+
+
+def test_one_channel_is_stored_as_a_tensor_of_one_scale_is() -> None:
+    values = torch.linspace(-1, 1, 9).view(1, 9)
+    segment = pack_segment(values, PerChannel(FixedPoint(5, 0), (4,)), "truncation")
+    assert torch.equal(segment, pack_segment(values, FixedPoint(5, 4), "truncation"))
+
+
+@pytest.mark.parametrize(
+    ("fmt", "expected"),
+    [(Float32(), 52), (FixedPoint(3, 1), 6), (Logarithmic(8, 0), 14), (PerChannel(FixedPoint(3, 0), (1,) * 13), 18)],
+)
+def test_stored_bytes_are_codes_and_scales_or_floats(fmt: PackedFormat | Float32, expected: int) -> None:
+    assert stored_bytes(13, fmt) == expected
+
+
+@pytest.mark.parametrize(
+    ("channels", "shape"), [(3, (2, 4)), (1, (2, 4)), (8, (2, 4)), (4, (2, 4)), (1, ()), (0, (2, 4))]
+)
+def test_other_channels_than_the_first_axis_are_refused(channels: int, shape: tuple[int, ...]) -> None:
+    segment = torch.zeros(segment_bytes(8, 4, max(channels, 1)), dtype=torch.uint8)
+    with pytest.raises(ArtifactError, match=r"every channel.*conv1\.weight"):
+        unpack_segment(segment, "fixed_point", 4, shape, channels=channels, where="conv1.weight")
+
+
+@pytest.mark.parametrize("scale", [101, 127, 128, 155])
+@pytest.mark.parametrize("channel", [0, 2])
+def test_a_scale_of_a_channel_out_of_range_is_refused(scale: int, channel: int) -> None:
+    segment = torch.zeros(segment_bytes(6, 4, 3), dtype=torch.uint8)
+    segment[channel] = scale
+    with pytest.raises(ArtifactError, match=r"is not within .*conv1\.weight"):
+        unpack_segment(segment, "fixed_point", 4, (3, 2), channels=3, where="conv1.weight")
+
+
+def test_a_code_of_minus_zero_in_a_channel_is_refused() -> None:
+    segment = torch.tensor([1, 2, 0x18], dtype=torch.uint8)
+    with pytest.raises(ArtifactError, match=r"minus zero .*conv1\.weight"):
+        unpack_segment(segment, "logarithmic", 4, (2, 1), channels=2, where="conv1.weight")
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=12), st.sampled_from(["fixed_point", "logarithmic", "float32"]), st.integers(-3, 40))
+def test_random_bytes_are_values_of_their_channels_or_refused(raw: bytes, kind: str, bits: int) -> None:
+    segment = torch.tensor(list(raw), dtype=torch.uint8)
+    try:
+        values, fmt = unpack_segment(segment, kind, bits, (2, 2), channels=2, where="conv1.weight")
+    except ArtifactError:
+        return
+    assert isinstance(fmt, PerChannel)
+    assert [row.abs().max().item() <= -one.lowest for row, one in zip(values, fmt.channels, strict=True)] == [True] * 2

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from qcaps.quantization import rounding as module
-from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PackedFormat, Rounding
+from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PackedFormat, PerChannel, Rounding
 from qcaps.quantization.rounding import decode, encode, quantize
 from qcaps.registry import ROUNDINGS
 
@@ -292,6 +292,107 @@ def test_a_negative_value_rounded_to_zero_is_plain_zero() -> None:
 def test_one_bit_has_the_codes_minus_one_and_zero() -> None:
     x = torch.tensor([-3.0, -0.75, -0.25, 0.25, 0.75])
     assert encode(x, FixedPoint(1, 0), "round_to_nearest")[0].tolist() == [-1, -1, 0, 0, 0]
+
+
+# ---- a scale per channel ----
+
+
+@st.composite
+def channel_cases(draw: st.DrawFn) -> tuple[Tensor, PerChannel, Rounding, Tensor]:
+    """Values of all sizes in a few channels, a format for them, a scheme that fits it, and draws."""
+    rounding: Rounding = draw(st.sampled_from(get_args(Rounding)))
+    bits = draw(st.integers(2, 8) if rounding == "logarithmic" else st.integers(1, 16))
+    base = Logarithmic(bits, 0) if rounding == "logarithmic" else FixedPoint(bits, 0)
+    fmt = PerChannel(base, tuple(draw(st.lists(st.integers(-100, 100), min_size=1, max_size=4))))
+    columns = draw(st.integers(0, 5))
+    near = st.builds(lambda ratio, one: ratio * one.lowest, st.floats(-3, 3), st.sampled_from(fmt.channels))
+    value = FLOATS | near.map(lambda x: np.float32(x).item())
+    count = len(fmt.shifts) * columns
+    x = torch.tensor(draw(st.lists(value, min_size=count, max_size=count)))
+    grains = draw(st.lists(st.integers(0, 2**24 - 1), min_size=count, max_size=count))
+    return x.view(len(fmt.shifts), columns), fmt, rounding, torch.tensor(grains) / 2**24
+
+
+@settings(deadline=None, max_examples=300)
+@given(channel_cases())
+def test_channels_are_rounded_as_a_loop_over_them_does(case: tuple[Tensor, PerChannel, Rounding, Tensor]) -> None:
+    x, fmt, rounding, draws = case
+    loop = [
+        (quantize(row, one, rounding, u), encode(row, one, rounding, u)[0])
+        for row, one, u in zip(x, fmt.channels, draws.view(x.shape), strict=True)
+    ]
+    rounded, (codes, saturated) = quantize(x, fmt, rounding, draws), encode(x, fmt, rounding, draws)
+    assert bits_of(rounded.values) == [bits_of(one.values) for one, _ in loop]
+    assert codes.tolist() == [one.tolist() for _, one in loop]
+    assert rounded.saturated == saturated == sum(one.saturated for one, _ in loop)
+
+
+@pytest.mark.parametrize("bits", [7, 8])
+@pytest.mark.parametrize("shift", [-100, -30, -1, 0, 1, 30, 100])
+def test_a_channel_is_flushed_on_the_same_side_as_a_tensor(shift: int, bits: int) -> None:
+    fmt = PerChannel(Logarithmic(bits, 0), (shift,))
+    (alone,) = fmt.channels
+    boundary = np.float32(math.ldexp(math.sqrt(2), max(alone.min_exponent, -126) - 1))
+    x = torch.tensor([np.nextafter(boundary, np.float32(0)), boundary, np.nextafter(boundary, np.float32(np.inf))])
+    rounded = quantize(x.view(1, 3), fmt, "logarithmic").values
+    assert bits_of(rounded[0]) == bits_of(quantize(x, alone, "logarithmic").values)
+    assert rounded[0, 0] == 0 < rounded[0, 2]
+
+
+@pytest.mark.parametrize("bits", range(1, 17))
+@pytest.mark.parametrize("kind", [FixedPoint, Logarithmic])
+def test_channels_are_decoded_as_a_loop_over_them_does(kind: type, bits: int) -> None:
+    if kind is Logarithmic and not 2 <= bits <= 8:
+        return
+    fmt = PerChannel(kind(bits, 0), (-100, -3, 0, 9, 50, 100))
+    lowest = 0 if kind is Logarithmic else -(2 ** (bits - 1))
+    codes = torch.arange(lowest, lowest + 2**bits, dtype=torch.int32).expand(6, -1)
+    expected = torch.stack([decode(codes[0], one) for one in fmt.channels])
+    assert bits_of(decode(codes, fmt)) == bits_of(expected)
+
+
+@pytest.mark.parametrize("rounding", get_args(Rounding))
+def test_channels_keep_shape_dtype_and_order_in_memory(rounding: Rounding) -> None:
+    base = Logarithmic(4, 0) if rounding == "logarithmic" else FixedPoint(3, 0)
+    x = torch.linspace(-2, 2, 120, dtype=torch.float64).view(5, 4, 3, 2).contiguous(memory_format=torch.channels_last)
+    before, draws = x.clone(), torch.rand(120, generator=torch.Generator().manual_seed(1))
+    fmt = PerChannel(base, (1, 2, 3, 4, 5))
+    rounded = quantize(x, fmt, rounding, draws)
+    assert torch.equal(x, before)
+    assert (rounded.values.dtype, rounded.values.stride()) == (torch.float64, x.stride())
+    assert torch.equal(rounded.values, quantize(x.contiguous(), fmt, rounding, draws).values)
+
+
+def test_clamped_values_of_all_channels_are_counted() -> None:
+    # three bits: -4 to 3 by hand, in steps of 1, 1/4 and 2
+    x = torch.tensor([[3.4, 3.6, -4.4, -4.6], [0.8, 0.9, -1.1, -1.2], [6.9, 7.1, -9.1, 0.0]])
+    rounded = quantize(x, PerChannel(FixedPoint(3, 0), (0, 2, -1)), "round_to_nearest")
+    assert rounded.values.tolist() == [[3, 3, -4, -4], [0.75, 0.75, -1, -1], [6, 6, -8, 0]]
+    assert rounded.saturated == 2 + 2 + 2
+
+
+def test_a_channel_whose_scaling_overflows_hits_the_end_codes() -> None:
+    fmt = PerChannel(FixedPoint(4, 0), (100, 0))
+    codes, saturated = encode(torch.tensor([[-1e30, 1e30], [1.0, 2.0]]), fmt, "truncation")
+    assert (codes.tolist(), saturated) == ([[-8, 7], [1, 2]], 2)
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (1, 2), (0, 2)])
+def test_an_array_of_other_channels_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="does not have 2 channels"):
+        quantize(torch.ones(shape), PerChannel(FixedPoint(4, 0), (1, 2)), "truncation")
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nan_and_infinity_in_a_channel_are_refused(bad: float) -> None:
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        encode(torch.tensor([[1.0], [bad]]), PerChannel(FixedPoint(4, 0), (1, 2)), "truncation")
+
+
+@pytest.mark.parametrize(("base", "rounding"), [(FixedPoint(4, 0), "logarithmic"), (Logarithmic(4, 0), "truncation")])
+def test_a_scheme_that_does_not_fit_the_channels_is_refused(base: FixedPoint | Logarithmic, rounding: Rounding) -> None:
+    with pytest.raises(ValueError, match="cannot round to"):
+        quantize(torch.ones(1, 2), PerChannel(base, (1,)), rounding)
 
 
 # ---- arrays ----

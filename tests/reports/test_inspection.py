@@ -33,8 +33,8 @@ NETWORK = Inspection(
         Stage("split", ((640, 8), (10, 4, 4)), 8_443_968, 266_772_480, 100, 0, 1, {"types": 32, "dims": 8}),
     ),
     sites=(
-        Site("conv1.weight", "weights", (128, 1, 3, 3), 1_152, None),
-        Site("split.coupling@1", "activations", (), 1, None),
+        Site("conv1.weight", "weights", (128, 1, 3, 3), 1_152, None, None, None),
+        Site("split.coupling@1", "activations", (), 1, None, None, None),
     ),
     units=(PrunableUnit("conv1.channels", 128, ("a", "b")),),
     file=None,
@@ -44,6 +44,8 @@ FORMATS = [
     ({"kind": "fixed_point", "bits": 8, "frac_bits": 5}, "8 bits, step 2^-5"),
     ({"kind": "fixed_point", "bits": 3, "frac_bits": -2}, "3 bits, step 2^2"),
     ({"kind": "logarithmic", "bits": 4, "max_exponent": -3}, "4 bits, up to 2^-3"),
+    ({"kind": "fixed_point", "bits": 2, "frac_bits": [5, 9, -1]}, "2 bits, step 2^-9..2^1 by channel"),
+    ({"kind": "logarithmic", "bits": 4, "max_exponent": [-3, 0]}, "4 bits, up to 2^-3..2^0 by channel"),
     ({"kind": "float32", "bits": 32}, "float32"),
 ]
 
@@ -126,6 +128,20 @@ def test_sites_and_units_are_told_on_request() -> None:
         "unit            count  tensors",
         "conv1.channels    128        2",
     ]
+
+
+def test_ranges_are_told_where_they_are_known_with_what_formats_hold() -> None:
+    weight, coupling = NETWORK.sites
+    found = dataclasses.replace(weight, range=(-0.123456, 9.75))
+    lines = lines_of(dataclasses.replace(NETWORK, sites=(found, coupling)), sites=True)[-3:]
+    assert lines == [
+        "site              group        shape      values  range           format",
+        "conv1.weight      weights      128x1x3x3   1,152  -0.123 to 9.75  float32",
+        "split.coupling@1  activations  1               1                  float32",
+    ]
+    held = dataclasses.replace(found, format={"bits": 4, "frac_bits": 0}, holds=(-8.0, 7.0))
+    last = lines_of(dataclasses.replace(NETWORK, sites=(held,)), sites=True)[-1]
+    assert last.endswith("1,152  -0.123 to 9.75  4 bits, step 2^0  -8 to 7")
 
 
 def test_a_network_without_units_says_so() -> None:

@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import pytest
 import torch
-from toys import ROUTED, toy_images, toy_network
 
 from qcaps.quantization.applying import Saturation
-from qcaps.quantization.calibration import Calibration, SiteRange, calibrate, plan_of_width
-from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic
+from qcaps.quantization.calibration import Calibration, SiteRange
+from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PerChannel
 from qcaps.quantization.plan import BitPlan
-from qcaps.reports.layers import activation_bytes, layer_table
+from qcaps.reports.layers import array_bytes, layer_table
 
 
 def ranges(**values: int) -> dict[str, SiteRange]:
@@ -27,45 +25,50 @@ PLAN = BitPlan(
 
 
 def test_every_site_has_a_row_weights_first() -> None:
-    rows = layer_table(PLAN, CALIBRATION, {})
+    rows = layer_table(PLAN, CALIBRATION, {}, {})
     assert [row.site for row in rows] == ["conv1.weight", "conv1.bias", "conv1.out", "caps.logits@1", "caps.logits@2"]
     assert [row.group for row in rows] == ["weights", "weights", "activations", "routing", "routing"]
 
 
-def test_a_row_says_kind_width_scale_and_values() -> None:
-    weight, bias, out, *_ = layer_table(PLAN, CALIBRATION, {})
-    assert (weight.kind, weight.bits, weight.scale, weight.values) == ("fixed_point", 3, 3 - 1 - 5, 13)
-    assert (bias.kind, bias.bits, bias.scale, bias.values) == ("float32", 32, None, 5)
-    assert (out.bits, out.scale, out.values) == (4, 4 - 1 + 2, 101)
+def test_a_row_says_kind_width_integer_bits_and_values() -> None:
+    weight, bias, out, *_ = layer_table(PLAN, CALIBRATION, {}, {})
+    assert (weight.kind, weight.bits, weight.scales, weight.values) == ("fixed_point", 3, (3 - 1 - 5, 3 - 1 - 5), 13)
+    assert (bias.kind, bias.bits, bias.scales, bias.values) == ("float32", 32, None, 5)
+    assert (out.bits, out.scales, out.values) == (4, (4 - 1 + 2, 4 - 1 + 2), 101)
 
 
 def test_the_scale_of_a_logarithmic_format_is_its_largest_exponent() -> None:
     plan = BitPlan("logarithmic", {"conv1.weight": Logarithmic(4, -3)}, {})
-    (row,) = layer_table(plan, CALIBRATION, {})
-    assert (row.kind, row.bits, row.scale) == ("logarithmic", 4, -3)
+    (row,) = layer_table(plan, CALIBRATION, {}, {})
+    assert (row.kind, row.bits, row.scales) == ("logarithmic", 4, (-3, -3))
+
+
+def test_scales_per_channel_are_told_by_the_least_and_the_largest_and_charged_one_by_one() -> None:
+    fixed = PerChannel(FixedPoint(4, 0), (5, 2, 3))  # integer bits 4 - 1 - f
+    logarithmic = PerChannel(Logarithmic(3, 0), (-1, 4))
+    plan = BitPlan("truncation", {"conv1.weight": fixed, "conv1.bias": logarithmic}, {})
+    weight, bias = layer_table(plan, CALIBRATION, {}, {})
+    assert (weight.kind, weight.scales, weight.bytes) == ("fixed_point", (-2, 1), 3 + 7)  # ⌈13 · 4 / 8⌉
+    assert (bias.kind, bias.scales, bias.bytes) == ("logarithmic", (-4, 1), 2 + 2)  # ⌈5 · 3 / 8⌉
 
 
 def test_weights_are_charged_as_stored_and_arrays_by_the_bit() -> None:
     # ⌈13 · 3 / 8⌉ + 1 for the scale; 5 · 4; 101 · 4 / 8; 10 · 4; 10 · 8 / 8
-    assert [row.bytes for row in layer_table(PLAN, CALIBRATION, {})] == [6, 20, 50.5, 40, 10]
+    assert [row.bytes for row in layer_table(PLAN, CALIBRATION, {}, {})] == [6, 20, 50.5, 40, 10]
 
 
 def test_saturation_is_the_share_of_clamped_values() -> None:
     counted = {"conv1.weight": Saturation(13, 13), "conv1.out": Saturation(200, 3), "caps.logits@2": Saturation(0, 0)}
-    shares = {row.site: row.saturated for row in layer_table(PLAN, CALIBRATION, counted)}
+    shares = {row.site: row.saturated for row in layer_table(PLAN, CALIBRATION, counted, {})}
     assert shares == {"conv1.weight": 1, "conv1.bias": 0, "conv1.out": 0.015, "caps.logits@1": 0, "caps.logits@2": 0}
+
+
+def test_sensitivity_is_the_damage_predicted_of_the_width_in_use() -> None:
+    damages = {"conv1.weight": {2: 0.5, 3: 0.125}, "caps.logits@2": {4: 1.0}}
+    found = {row.site: row.sensitivity for row in layer_table(PLAN, CALIBRATION, {}, damages)}
+    assert found == {**dict.fromkeys(found), "conv1.weight": 0.125}
 
 
 def test_an_array_of_several_iterations_counts_once_at_its_widest() -> None:
     # 101 · 4 bits and 10 · 32 bits, of which the second iteration takes only 8
-    assert activation_bytes(PLAN, CALIBRATION) == (50.5 + 40, 4 * (101 + 10))
-
-
-@pytest.mark.parametrize("bits", [4, 16])
-def test_activations_of_one_width_shrink_by_their_width(bits: int) -> None:
-    found = calibrate(toy_network(ROUTED), toy_images(ROUTED), divisor=255, batch_size=20, seed=0)
-    quantized, in_float = activation_bytes(plan_of_width(found, bits, "truncation"), found)
-    # conv1 400, primary: votes, sum and out 108 each and one coupling; class_caps: votes 27 · 3 · 4 twelve-fold, ...
-    votes, logits, coupling, total, out = 27 * 3 * 4, 27 * 3, 27 * 3, 12, 12
-    assert in_float == 4 * (400 + 3 * 108 + 1 + votes + logits + coupling + total + out)
-    assert quantized == in_float * bits / 32
+    assert array_bytes(PLAN, CALIBRATION) == {"conv1.out": 50.5, "caps.logits": 40}

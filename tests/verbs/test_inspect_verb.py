@@ -4,20 +4,26 @@ import dataclasses
 import hashlib
 import json
 import os
+import signal
 
 import pytest
+import torch
+from shell import after
 from toys import NORMED, ROUTED, toy_network
 
 import qcaps
 from qcaps.artifacts.checkpoint import Checkpoint, write_checkpoint
+from qcaps.capsules.sites import hooked
+from qcaps.data.load import load_split
 from qcaps.data.spec import data_spec
-from qcaps.errors import ArtifactError, UsageError
+from qcaps.errors import ArtifactError, StoppedError, UsageError
 from qcaps.models.network import array_sites, encoder_tensors, weight_sites
 from qcaps.models.spec import build, initialised, preset
-from qcaps.quantization.artifact import Artifact, artifact_bytes
-from qcaps.quantization.formats import FixedPoint, Float32
+from qcaps.quantization.artifact import Artifact, artifact_bytes, load
+from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PerChannel
 from qcaps.quantization.plan import BitPlan
 from qcaps.registry import MODELS
+from qcaps.verbs.site_ranges import held_range
 
 
 def document_of(subject=None, **options) -> dict:
@@ -89,6 +95,8 @@ def test_a_weight_site_has_the_shape_of_its_parameter(shallow):
         "shape": [256, 1, 9, 9],
         "values": 20_736,
         "format": None,
+        "holds": None,
+        "range": None,
     }
 
 
@@ -148,10 +156,81 @@ def test_an_artifact_is_told_with_the_format_of_every_site(artifact):
 def test_an_artifact_is_told_with_its_widths_and_its_payload(artifact):
     path, report = artifact
     quantized = document_of(path)["file"]["quantized"]
-    bits = report["result"][0]["bits"]
-    assert quantized["bits"] == {group: [bits, bits] for group in ("weights", "activations", "routing")}
+    for group in ("weights", "activations", "routing"):
+        widths = [layer["bits"] for layer in report["layers"] if layer["group"] == group]
+        assert quantized["bits"][group] == [min(widths), max(widths)]
     assert quantized["payload_bytes"] == report["result"][0]["payload_bytes"]
     assert quantized["rounding"] == "round_to_nearest"
+
+
+def ranges_of(found: dict, key: str = "range") -> dict[str, list[float] | None]:
+    return {site["site"]: site[key] for site in found["sites"]}
+
+
+def test_the_weights_of_a_file_are_told_with_their_ranges(tiny_checkpoint):
+    found = ranges_of(document_of(tiny_checkpoint))
+    network = load(tiny_checkpoint).network
+    parameters = dict(network.named_parameters())
+    expected = {site: sorted(parameters[name].flatten().tolist()) for site, name in weight_sites(network).items()}
+    assert {site: ends for site, ends in found.items() if ends} == {s: [v[0], v[-1]] for s, v in expected.items()}
+
+
+def test_arrays_have_ranges_on_training_images_where_asked_for(tiny_checkpoint):
+    told = []
+    outcome = qcaps.inspect(tiny_checkpoint, ranges=True, calibration_images=300, on_progress=told.append)
+    found = ranges_of(json.loads(json.dumps(outcome.document)))
+    loaded = load(tiny_checkpoint)
+    training = load_split(loaded.data, "train")
+    drawn = training.subset(torch.randperm(len(training), generator=torch.Generator().manual_seed(42))[:300])
+    arrays = {}
+    with torch.inference_mode(), hooked(loaded.network, lambda site, array: arrays.setdefault(site, array)):
+        loaded.network(drawn.pixels.float() / loaded.data.divisor)
+    for site, array in arrays.items():
+        assert found[site] == pytest.approx([float(array.min()), float(array.max())], abs=1e-4), site
+    assert {(step.phase, step.total) for step in told} == {("ranges", 300)}
+
+
+def test_asking_for_ranges_lists_the_sites(tiny_checkpoint):
+    lines = qcaps.inspect(tiny_checkpoint, ranges=True, calibration_images=5).lines
+    assert any(line.startswith("class_caps.votes ") and " to " in line for line in lines)
+
+
+def test_an_artifact_is_told_with_what_its_formats_hold_and_stays_within(artifact):
+    found = document_of(artifact[0], ranges=True, calibration_images=50)
+    formats = {site["site"]: site["format"] for site in found["sites"]}
+    held = {site: ends for site, ends in ranges_of(found, "holds").items() if ends is not None}
+    in_float = {site for site, fmt in formats.items() if fmt["kind"] == "float32"}
+    assert held.keys() == formats.keys() - in_float != set()
+    for site, (low, high) in held.items():
+        bits, step = formats[site]["bits"], 2.0 ** -formats[site]["frac_bits"]
+        assert (low, high) == (-(2 ** (bits - 1)) * step, (2 ** (bits - 1) - 1) * step)
+        smallest, largest = ranges_of(found)[site]
+        assert low <= smallest <= largest <= high
+
+
+def test_float_sites_hold_anything_and_channels_hold_what_the_widest_does():
+    assert held_range(Float32()) is None
+    assert held_range(Logarithmic(4, 3)) == (-8, 8)
+    assert held_range(PerChannel(FixedPoint(4, 0), (5, 0, 2))) == (-8, 7)
+
+
+def test_a_named_network_has_no_ranges():
+    with pytest.raises(UsageError, match="a named network has no numbers yet") as raised:
+        qcaps.inspect("shallow-capsnet", ranges=True)
+    assert raised.value.where == "--ranges"
+
+
+def test_ranges_need_a_data_set(tmp_path):
+    write_checkpoint(tmp_path / "a.pt", Checkpoint(NORMED, encoder_tensors(toy_network(NORMED)), None, {}))
+    with pytest.raises(UsageError, match="names no data set"):
+        qcaps.inspect(tmp_path / "a.pt", ranges=True)
+
+
+def test_an_interrupt_while_images_run_ends_the_inspection(tiny_checkpoint):
+    listener = after(1, lambda: signal.raise_signal(signal.SIGINT), phase="ranges")
+    with pytest.raises(StoppedError) as raised:
+        qcaps.inspect(tiny_checkpoint, ranges=True, on_progress=listener)
+    assert raised.value.do == "nothing was written"
 
 
 def test_a_format_that_covers_all_iterations_is_told_at_each(tmp_path):

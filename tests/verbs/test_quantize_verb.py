@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import csv
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -22,9 +24,11 @@ from qcaps.errors import ArtifactError, InfeasibleError, StoppedError, UsageErro
 from qcaps.models.network import encoder_tensors, predictions
 from qcaps.quantization.artifact import load
 from qcaps.registry import ROUNDINGS
+from qcaps.verbs import quantize_job
 
 # What happens in these folders apart from the results: the measurements, and the lock that guards them.
 OWN = {"journal.jsonl", "journal.jsonl.lock"}
+REPORTS = ["report.json", "report.md", "pareto.csv", "sensitivity.csv"]
 WIDE = {"accuracy_tolerance": 5, "reproducible": True}
 ANY_LOSS = {"accuracy_tolerance": 100, "margin": 0}
 
@@ -55,8 +59,8 @@ def test_kept_promises_give_exit_code_0_and_one_artifact(satisfied):
     out, outcome = satisfied
     assert outcome.exit_code == 0
     assert outcome.lines[0].startswith("satisfied: ")
-    assert [file.name for file in outcome.files] == ["satisfied.pt", "report.json", "report.md"]
-    assert set(os.listdir(out)) == {"satisfied.pt", "report.json", "report.md"} | OWN
+    assert [file.name for file in outcome.files] == ["satisfied.pt", *REPORTS]
+    assert set(os.listdir(out)) == {"satisfied.pt", *REPORTS} | OWN
 
 
 def test_the_document_is_the_report(satisfied):
@@ -71,12 +75,13 @@ def test_the_report_tells_the_size_and_the_hash_of_the_file_on_disk(satisfied):
 
 
 def test_the_payload_is_packed_at_its_own_width(satisfied, tiny_checkpoint):
-    result = report_of(satisfied[0])["result"][0]
+    report = report_of(satisfied[0])
+    result, layers = report["result"][0], [layer for layer in report["layers"] if layer["group"] == "weights"]
     encoder = encoder_tensors(load(tiny_checkpoint).network)
-    floats = sum(tensor.numel() for tensor in encoder.values())
-    assert result["float_bytes"] == 4 * floats
-    # Folding takes the norms' values away, so the packed codes are fewer than the floats.
-    assert result["payload_bytes"] < 4 * floats * (result["bits"] + 1) / 32
+    assert result["float_bytes"] == 4 * sum(tensor.numel() for tensor in encoder.values())
+    # Folding leaves no value without a site here.
+    assert result["payload_bytes"] == sum(math.ceil(layer["values"] * layer["bits"] / 8) + 1 for layer in layers)
+    assert result["weight_bits"] == 8 * result["payload_bytes"] / sum(layer["values"] for layer in layers)
     assert result["payload_bytes"] < result["file_bytes"] < os.stat(tiny_checkpoint).st_size
 
 
@@ -123,11 +128,13 @@ def test_the_baseline_names_both_splits_with_their_images(satisfied):
     }
 
 
-def test_the_width_found_is_the_smallest_that_holds(satisfied):
+def test_every_plan_tried_is_in_a_table(satisfied):
+    with (satisfied[0] / "pareto.csv").open() as file:
+        rows = list(csv.DictReader(file))
     report = report_of(satisfied[0])
-    bits = report["result"][0]["bits"]
-    assert bits - 1 in report["search"]["widths_tried"]
-    assert bits == min(width for width in report["search"]["widths_tried"] if width >= bits)
+    assert len(rows) == report["search"]["plans_tried"]
+    found = [row for row in rows if int(row["payload_bytes"]) == report["result"][0]["payload_bytes"]]
+    assert any(row["passed"] == "1" for row in found)
 
 
 def test_the_markdown_begins_with_the_verdict(satisfied, broken):
@@ -148,7 +155,7 @@ def test_the_inputs_are_named_by_their_content(satisfied, tiny_checkpoint):
 def test_a_broken_promise_gives_exit_code_1_and_the_two_nearest_models(broken):
     out, outcome = broken
     assert outcome.exit_code == 1
-    assert set(os.listdir(out)) == {"memory.pt", "accuracy.pt", "report.json", "report.md"} | OWN
+    assert set(os.listdir(out)) == {"memory.pt", "accuracy.pt", *REPORTS} | OWN
     report = report_of(out)
     assert report["verdict"] == "not satisfied"
     memory, accuracy = report["result"]
@@ -156,16 +163,19 @@ def test_a_broken_promise_gives_exit_code_1_and_the_two_nearest_models(broken):
     assert os.stat(out / "accuracy.pt").st_size == accuracy["file_bytes"] > 11_000
     assert accuracy["search"]["passed"]
     assert not memory["search"]["passed"]
-    assert memory["bits"] < accuracy["bits"]
+    assert memory["weight_bits"] < accuracy["weight_bits"]
 
 
 def test_one_line_says_what_is_missing(broken):
     memory, accuracy = report_of(broken[0])["result"]
     images = memory["search"]["lost"] - memory["search"]["gained"]
     over = accuracy["file_bytes"] - 11_000
-    assert f"memory.pt ({memory['bits']} bits" in broken[1].lines[0]
+    bits = [
+        f"{m['weight_bits']:.1f} bits a weight, {m['activation_bits']:.1f} an activation" for m in (memory, accuracy)
+    ]
+    assert f"memory.pt ({bits[0]}, " in broken[1].lines[0]
     assert f"loses {images} search images too many" in broken[1].lines[0]
-    assert f"accuracy.pt ({accuracy['bits']} bits) is {over / 1000:.3f} kB over the budget" in broken[1].lines[0]
+    assert f"accuracy.pt ({bits[1]}) is {over / 1000:.3f} kB over the memory budget" in broken[1].lines[0]
 
 
 def test_every_promise_is_reported_with_its_limit(broken):
@@ -230,7 +240,7 @@ def test_a_hopeless_budget_is_refused_before_anything_is_read_or_written(tiny_ch
 def smallest(tiny_checkpoint, tmp_path_factory):
     """Give the size of the artifact of two bits, whatever it loses."""
     outcome = qcaps.quantize(tiny_checkpoint, **ANY_LOSS, out=tmp_path_factory.mktemp("smallest"))
-    assert outcome.document["result"][0]["bits"] == 2
+    assert {layer["bits"] for layer in outcome.document["layers"]} == {2}
     return outcome.files[0].stat().st_size
 
 
@@ -272,7 +282,7 @@ def test_fresh_measures_everything_again(tiny_checkpoint, tmp_path):
     assert again.document["run"]["image_forwards"] == again.document["search"]["image_forwards"]
 
 
-@pytest.mark.parametrize("phase", ["float network", "calibrate", "try 9 bits", "report split: satisfied.pt"])
+@pytest.mark.parametrize("phase", ["float network", "calibrate", "front", "report split: satisfied.pt"])
 def test_an_interrupted_search_continues_to_the_same_bytes(tiny_checkpoint, satisfied, tmp_path, phase):
     listener = after(1, lambda: signal.raise_signal(signal.SIGINT), phase=phase)
     with pytest.raises(StoppedError) as raised:
@@ -285,14 +295,14 @@ def test_an_interrupted_search_continues_to_the_same_bytes(tiny_checkpoint, sati
 
 
 def test_a_continued_search_measures_only_what_is_missing(tiny_checkpoint, tmp_path):
-    listener = after(1, lambda: signal.raise_signal(signal.SIGINT), phase="try 9 bits")
+    listener = after(1, lambda: signal.raise_signal(signal.SIGINT), phase="exchange")
     with pytest.raises(StoppedError):
         qcaps.quantize(tiny_checkpoint, accuracy_tolerance=5, out=tmp_path, on_progress=listener)
     told = []
     qcaps.quantize(tiny_checkpoint, accuracy_tolerance=5, out=tmp_path, on_progress=told.append)
     phases = {step.phase for step in told}
     assert "float network" not in phases
-    assert "try 9 bits" in phases
+    assert "exchange" in phases
 
 
 class Guarded:
@@ -329,13 +339,14 @@ def test_the_search_never_looks_at_the_report_split(tiny_checkpoint, tmp_path, m
 
 
 def test_scales_are_chosen_on_training_images_and_widths_on_validation_images(tiny_checkpoint, tmp_path, monkeypatch):
-    verb = qcaps.verbs.quantize
     calibrated, searched = [], []
-    calibrate, bench = verb.calibrate, verb.Bench
+    calibrate, bench = quantize_job.calibrate, qcaps.verbs.quantize.Bench
     monkeypatch.setattr(
-        verb, "calibrate", lambda n, images, **o: calibrated.append(images) or calibrate(n, images, **o)
+        quantize_job, "calibrate", lambda n, images, **o: calibrated.append(images) or calibrate(n, images, **o)
     )
-    monkeypatch.setattr(verb, "Bench", lambda images, **o: searched.append(images) or bench(images, **o))
+    monkeypatch.setattr(
+        qcaps.verbs.quantize, "Bench", lambda images, **o: searched.append(images) or bench(images, **o)
+    )
     qcaps.quantize(tiny_checkpoint, **WIDE, calibration_images=500, out=tmp_path)
     assert [(images.split, len(images)) for images in (*calibrated, *searched)] == [("train", 500), ("validation", 300)]
     drawn = calibrated[0].indices.tolist()

@@ -1,0 +1,140 @@
+"""The default search: sensitivity, the exact Pareto front, and the cheapest point of it that keeps the accuracy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from qcaps.quantization.search.descent import cheapest_passing
+from qcaps.quantization.search.exchanges import exchange
+from qcaps.quantization.search.front import Front
+from qcaps.quantization.search.groups import Widths
+from qcaps.quantization.search.pricing import Prices
+from qcaps.quantization.search.sensitivity import measure_sensitivity, predicted_losses
+from qcaps.quantization.search.task import Found, Task, conclude
+
+# The first point tested is predicted to lose so many times what is allowed, and one image more.
+FIRST_GUESS = 4.0
+# Below so many losses a single image weighs much: cheaper points are tried beside the cheapest that passed, and none
+# that is predicted to lose more than is allowed, for so small a split may well not show it.
+FEW_LOSSES, BESIDE = 6, 4
+LARGEST_DAMAGE = 1e12
+
+
+def search_pareto(task: Task) -> Found:
+    """Find the plan with the smallest objective within the tolerance and the budgets.
+
+    Raises
+    ------
+    Halt
+        If the search has to end; the best plan so far stands in the task.
+
+    Notes
+    -----
+    All weights and arrays compete on one front: a byte of activations counts as `activation_weight` bytes of weights,
+    and damages add up. Budgets do not change the result that they let through. Where the smallest plan found exceeds
+    one, that budget is filled with the least damage, and only the other resource is made small.
+    """
+    groups = task.groups
+    widths = {group.name: tuple(task.widths[group.sites[0]]) for group in groups}
+    scores = measure_sensitivity(task.bench, task.baseline, task.subject, groups, widths)
+    prices = Prices(task.subject, groups, widths, scores)
+    joint = prices.front(groups, task.activation_weight)
+    _seek(task, prices, lambda steering: _descend(task, joint, None, prices.spread, "front", steering=steering))
+    fullest = _fill(task, prices)
+    dearest = prices.spread(joint.choice(len(joint) - 1))
+    return conclude(task, memory=fullest, accuracy=task.smallest or dearest, scores=scores)
+
+
+def most_damage(task: Task) -> float:
+    """Give the damage above which plans are not even tried: infinite, unless the split allows few losses only."""
+    allowed = float(task.allowance) / len(task.subject.seeds)
+    if allowed >= FEW_LOSSES:
+        return math.inf
+    low, high = 0.0, 1.0
+    while predicted_losses(task.baseline, high) < allowed and high < LARGEST_DAMAGE:
+        high *= 2
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if predicted_losses(task.baseline, middle) <= allowed else (low, middle)
+    return low
+
+
+def _seek(
+    task: Task, prices: Prices, descend: Callable[[bool], Widths | None], *, within_budgets: bool = False
+) -> None:
+    """Descend and exchange by likely verdicts, then make certain; where all of them were wrong, descend for certain."""
+    start = descend(True)
+    if start is None:
+        return
+    exchange(task, prices, start, most_damage=most_damage(task), within_budgets=within_budgets)
+    task.make_certain(within_budgets=within_budgets)
+    if task.smallest is None or (within_budgets and task.best is None):
+        descend(False)
+
+
+def _fill(task: Task, prices: Prices) -> Widths:
+    """Take the plan of least damage within the budgets; if nothing satisfies yet, make it as small as it passes."""
+    weights = prices.front([group for group in prices.groups if group.is_weight], 1.0)
+    arrays = prices.front([group for group in prices.groups if not group.is_weight], 1.0)
+    payload, activations = prices.totals(weights)[0], prices.totals(arrays)[1]
+    small = [p for p in range(len(weights)) if _fits(task, payload[p], 0.0)]
+    light = [p for p in range(len(arrays)) if _fits(task, 0.0, activations[p])]
+    fixed_weights, fixed_arrays = weights.choice(small[-1] if small else 0), arrays.choice(light[-1] if light else 0)
+
+    def of_arrays(steering: bool) -> Widths | None:
+        return _descend(
+            task, arrays, light, lambda own: prices.spread(fixed_weights | own), "arrays", steering=steering
+        )
+
+    def of_weights(steering: bool) -> Widths | None:
+        return _descend(
+            task, weights, small, lambda own: prices.spread(fixed_arrays | own), "weights", steering=steering
+        )
+
+    if task.best is None and task.limits.budget_bytes is not None:
+        _seek(task, prices, of_arrays, within_budgets=True)
+    elif task.best is None and task.limits.activation_budget is not None:
+        _seek(task, prices, of_weights, within_budgets=True)
+    return prices.spread(fixed_weights | fixed_arrays)
+
+
+def _fits(task: Task, payload: float, activations: float) -> bool:
+    return task.limits.fits(round(payload) + task.overhead_bytes, round(payload), activations)
+
+
+def _descend(
+    task: Task,
+    front: Front,
+    points: list[int] | None,
+    spread: Callable[[dict[str, int]], Widths],
+    phase: str,
+    *,
+    steering: bool,
+) -> Widths | None:
+    """Find the cheapest of some points of a front, or of all, that keeps the accuracy; give its widths."""
+    points = list(range(len(front))) if points is None else points
+    if not points:
+        return None
+    most = most_damage(task)
+    points = [point for point in points if front.scores[point] <= most] or points[-1:]
+    scores = front.scores[points]
+    bound = FIRST_GUESS * (task.allowed / len(task.subject.seeds)) + 1
+    low, high = 0, len(points) - 1  # the first point that is predicted to lose at most the bound
+    while low < high:
+        middle = (low + high) // 2
+        if predicted_losses(task.baseline, float(scores[middle])) <= bound:
+            high = middle
+        else:
+            low = middle + 1
+
+    def test(place: int) -> bool:
+        widths = spread(front.choice(points[place]))
+        return task.judge(widths, phase, score=float(scores[place]), steering=steering)
+
+    beside = BESIDE if math.isfinite(most) else 0
+    costs = (np.asarray(front.costs[points]) + 1).tolist()
+    found = cheapest_passing(test, costs, scores.tolist(), start=low, beside=beside)
+    return None if found is None else spread(front.choice(points[found]))
