@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import os
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal
@@ -53,6 +55,7 @@ def _soon_quiet(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a pass be likely after one batch without a loss, and write a line for every one, since images are few."""
     monkeypatch.setattr(judging, "QUIET", 64)
     monkeypatch.setattr(judging, "LINE", 64)
+    monkeypatch.setattr(os, "fsync", lambda _file: None)  # nobody pulls the plug here
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +94,14 @@ def searched(
         bench.ends = ends or Ends()
         found = run_search(search, task)
         return Result(found, bench.ledger, bench.image_forwards_now)
+
+
+@functools.cache
+def undisturbed(search: Search = search_pareto) -> tuple[Result, int]:
+    """Search to the end; tell also how often it was asked whether to go on."""
+    asked = itertools.count()
+    whole = searched(search=search, ends=Ends(lambda: next(asked) < 0))
+    return whole, next(asked)
 
 
 def losses(subject: Subject, widths: Widths) -> int:
@@ -137,7 +148,8 @@ def test_a_second_search_runs_nothing_and_says_the_same(search: Search, tmp_path
 
 
 def test_memory_changes_nothing_but_the_time() -> None:
-    without, tight, roomy = (searched(memory_bytes=size) for size in (0, 200_000, 10**9))
+    without, _ = undisturbed()
+    tight, roomy = (searched(memory_bytes=size) for size in (200_000, 10**9))
     assert without.course == tight.course == roomy.course
     assert without.files == tight.files == roomy.files
 
@@ -171,15 +183,15 @@ def noted_runs() -> Iterator[list[tuple[str, int, int]]]:
         yield ran
 
 
-@both_searches
-@pytest.mark.parametrize("share", [0, 0.03, 0.3, 0.6, 0.75, 0.9, 1])
+@pytest.mark.parametrize(
+    ("search", "share"),
+    [*((search_pareto, share) for share in (0, 0.03, 0.6, 0.75, 0.9, 1)), (search_common_width, 0.3)],
+)
 def test_a_search_that_was_interrupted_goes_on_to_the_same_end(search: Search, share: float, tmp_path: Path) -> None:
-    asked = itertools.count()
-    whole = searched(search=search, ends=Ends(lambda: next(asked) < 0))
-    last = next(asked)
+    whole, asked = undisturbed(search)
     count = itertools.count()
     with noted_runs() as ran:
-        stopped = searched(tmp_path, search, ends=Ends(lambda: next(count) >= share * last))
+        stopped = searched(tmp_path, search, ends=Ends(lambda: next(count) >= share * asked))
         resumed = searched(tmp_path, search)
     assert stopped.found.stopped == (INTERRUPT if share < 1 else "")
     assert (resumed.course, resumed.files, resumed.ledger) == (whole.course, whole.files, whole.ledger)
@@ -187,20 +199,29 @@ def test_a_search_that_was_interrupted_goes_on_to_the_same_end(search: Search, s
     assert len(ran) == len(set(ran))  # no batch of a plan twice
 
 
-@pytest.mark.parametrize("share", [0, 0.05, 0.5, 0.7, 0.9])
-def test_a_search_that_was_killed_goes_on_to_the_same_end(share: float, tmp_path: Path) -> None:
-    journal = tmp_path / "journal.jsonl"
+@functools.cache
+def journals() -> tuple[bytes, ...]:
+    """Search with a journal; give the file as it stood at every step."""
     held: list[bytes] = []
-    whole = searched(tmp_path, on_progress=lambda _step: held.append(journal.read_bytes()))
-    journal.write_bytes(held[int(share * len(held))][:-3])  # in the middle of a line
+    with tempfile.TemporaryDirectory() as name:
+        journal = Path(name) / "journal.jsonl"
+        searched(Path(name), on_progress=lambda _step: held.append(journal.read_bytes()))
+    return tuple(held)
+
+
+@pytest.mark.parametrize("share", [0, 0.05, 0.6, 0.9])
+def test_a_search_that_was_killed_goes_on_to_the_same_end(share: float, tmp_path: Path) -> None:
+    whole, _ = undisturbed()
+    held = journals()[int(share * len(journals()))]
+    (tmp_path / "journal.jsonl").write_bytes(held[:-3])  # in the middle of a line
     resumed = searched(tmp_path)
     assert (resumed.course, resumed.files, resumed.ledger) == (whole.course, whole.files, whole.ledger)
     assert resumed.forwards < whole.forwards or share == 0
 
 
-@pytest.mark.parametrize("share", [0.0001, 0.3, 0.7, 0.8, 0.95])
+@pytest.mark.parametrize("share", [0.0001, 0.3, 0.8, 0.95])
 def test_a_limit_of_image_forwards_ends_with_the_best_so_far(share: float, tmp_path: Path) -> None:
-    whole = searched()
+    whole, _ = undisturbed()
     limit = Ends(image_forwards=share * whole.ledger.image_forwards)
     ended = [searched(tmp_path, ends=limit) for _ in range(2)]  # what is known counts as well
     assert ended[0].course == ended[1].course
@@ -212,13 +233,10 @@ def test_a_limit_of_image_forwards_ends_with_the_best_so_far(share: float, tmp_p
     check_best_so_far(ended[0].found)
 
 
-@pytest.mark.parametrize("share", [0, 0.5, 0.8, 0.95, 1.1])
+@pytest.mark.parametrize("share", [0, 0.5, 0.95, 1.1])
 def test_a_time_budget_ends_with_the_best_so_far(share: float) -> None:
-    clock = itertools.count()
-    searched(ends=Ends(clock=lambda: float(next(clock))))
-    last = next(clock)
-    clock = itertools.count()
-    found = searched(ends=Ends(seconds=share * last, clock=lambda: float(next(clock)))).found
+    clock, (_, asked) = itertools.count(), undisturbed()
+    found = searched(ends=Ends(seconds=share * asked, clock=lambda: float(next(clock)))).found
     assert found.stopped == ("time budget" if share < 1 else "")
     check_best_so_far(found)
 
@@ -261,7 +279,7 @@ def test_no_file_exceeds_its_budget(search: Search, tmp_path: Path) -> None:
         widths = dict.fromkeys(task.subject.sites, 2)
         smallest = file_bytes(bench, task.subject, task.subject.plan(widths))
         kinds = set()
-        for extra in (0, 1, 300, 700, 1000, 1500, 3000):
+        for extra in (0, 1, 300, 1000, 3000):
             found = run_search(search, on_files(toy_task(bench), smallest + extra))
             kinds |= set(found.by_file())
             for name, trial in found.by_file().items():
@@ -315,7 +333,7 @@ def test_files_hold_what_the_search_judged(tmp_path: Path) -> None:
 
 
 def test_the_record_tells_sizes_scores_and_verdicts() -> None:
-    found = searched().found
+    found = undisturbed()[0].found
     with toy_bench() as bench:
         task = toy_task(bench)
     subject = task.subject
@@ -415,4 +433,4 @@ def test_ends_hold_again_after_a_search_was_ended() -> None:
 def test_results_have_the_names_that_q_capsnets_gives_its_files() -> None:
     found = searched(memory_budget=650).found
     assert list(found.by_file()) == ["memory.pt", "accuracy.pt"]
-    assert list(searched().found.by_file()) == ["satisfied.pt"]
+    assert list(undisturbed()[0].found.by_file()) == ["satisfied.pt"]
