@@ -101,7 +101,8 @@ class RoutedPrimaryCapsules(nn.Module):
         self.squash_variant, self.squash_eps = squash_variant, squash_eps
         self.conv = nn.Conv2d(channels_in, types * dim, kernel_size, stride, bias=False)
         self.bias = nn.Parameter(torch.empty(types, dim, 1, 1))
-        self.sites = Sites("votes", "coupling", "sum", "out", weights={"weight": "conv.weight", "bias": "bias"})
+        weights = {"weight": "conv.weight", "bias": "bias"}
+        self.sites = Sites("votes", "coupling", "sum", "out", weights=weights, weight_gain=coupling)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map features ``(batch, channels, h, w)`` to capsules ``(batch, types·h'·w', dim)``."""

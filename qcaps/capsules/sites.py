@@ -40,6 +40,8 @@ class Sites(nn.Module):
         Roles of the arrays rounded at run time, in execution order.
     weights
         Role of each weight site → name of the parameter, relative to the layer that owns these sites.
+    weight_gain
+        What the products with ``weight`` are multiplied by before ``bias`` is added.
 
     Notes
     -----
@@ -47,10 +49,11 @@ class Sites(nn.Module):
     of stochastic rounding and are part of the file format.
     """
 
-    def __init__(self, *arrays: str, weights: Mapping[str, str] | None = None) -> None:
+    def __init__(self, *arrays: str, weights: Mapping[str, str] | None = None, weight_gain: float = 1.0) -> None:
         super().__init__()
         self.arrays = arrays
         self.weights = dict(weights or {})
+        self.weight_gain = weight_gain
         unknown = {*arrays, *self.weights} - ROLE_GROUPS.keys()
         if unknown:
             raise ValueError(f"unknown site roles {sorted(unknown)}")

@@ -83,6 +83,9 @@ class QuantizeConfig:
     scales: Literal["tensor", "channel"] = option(
         "tensor", "tensor: one scale per weight; channel: one per output channel."
     )
+    prepare: bool = option(
+        True, "Balance convolution channels by powers of two, and correct biases for what rounding weights shifts."
+    )
     per_iteration: bool = option(False, "Let the routing iterations of an array have widths of their own.")
     accounting: Literal["honest", "reference"] = option(
         "honest",

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
 
-from qcaps.capsules.backbone_layers import ConvNorm, MeanClassifier
+from qcaps.capsules.backbone_layers import Bottleneck, ConvNorm, MeanClassifier, SeparableConv
 from qcaps.errors import UsageError
 from qcaps.models.initialisation import initialise_norms_and_decoder, torch_default_
-from qcaps.models.network import CapsuleNetwork, Fold
+from qcaps.models.network import CapsuleNetwork, Chain, Fold
 from qcaps.models.units import Cut, Unit, conv_cuts
 
 
@@ -42,6 +44,17 @@ class Backbone:
         modules = nn.ModuleDict(self.stages).named_modules()
         paths = [path for path, module in modules if isinstance(module, ConvNorm) and module.norm is not None]
         return tuple(Fold(f"{path}.norm", f"{path}.conv") for path in paths)
+
+    @property
+    def chains(self) -> tuple[Chain, ...]:
+        """Every pair of convolutions within a block, once their norms are folded."""
+        inner = {Bottleneck: ("conv1", "conv2", "conv3"), SeparableConv: ("depthwise", "pointwise")}
+        found = []
+        for path, module in nn.ModuleDict(self.stages).named_modules():
+            names = inner.get(type(module), ())
+            if names and cast("ConvNorm", module.get_submodule(names[0])).norm is None:
+                found += [Chain(f"{path}.{one}.conv", f"{path}.{two}.conv") for one, two in itertools.pairwise(names)]
+        return tuple(found)
 
 
 def map_size(height: int, width: int) -> tuple[int, int]:
@@ -102,6 +115,7 @@ def classifier_network(backbone: Backbone, classes: int) -> CapsuleNetwork:
     return CapsuleNetwork(
         {**backbone.stages, "classifier": MeanClassifier(backbone.channels, classes)},
         folds=backbone.folds,
+        chains=backbone.chains,
         units=(*inner, read_also(last, Cut("classifier.linear.weight", 1))),
         loss="cross-entropy",
         backbone=tuple(backbone.stages),

@@ -22,7 +22,7 @@ from qcaps.capsules.routing import BiasPosition, VectorRouting
 from qcaps.capsules.squash import SquashVariant
 from qcaps.errors import UsageError
 from qcaps.models.initialisation import he_normal_, initialise_norms_and_decoder, uniform_
-from qcaps.models.network import CapsuleNetwork, Fold
+from qcaps.models.network import CapsuleNetwork, Chain, Fold
 from qcaps.models.parts import decoder_of, routing_of
 from qcaps.models.spec import Preset
 from qcaps.models.units import Cut, Unit, conv_cuts
@@ -131,6 +131,9 @@ class EfficientCapsNetSpec:
             decoder=decoder_of(self),
             mask_layout=self.mask_layout,
             folds=folds if self.norm == "batch" else (),
+            chains=[Chain(f"{one}.conv", f"{following}.conv") for one, following in itertools.pairwise(chain[:-1])]
+            if self.norm == "none"
+            else (),
             units=self._units(),
         )
 
@@ -201,7 +204,9 @@ class EfficientCapsNetSpec:
         by_dim = (*self._conv_cuts(last), *conv_cuts("primary.conv"), Cut("class_caps.weight", 2))
         if self.routing_bias == "after_softmax":
             by_type = (*by_type, Cut("class_caps.routing.bias", 0))
-        return (*units, Unit("primary.types", types, by_type), Unit("primary.dims", dim, by_dim))
+        units.append(Unit("primary.types", types, by_type, (Cut("primary.out", 1),)))
+        units.append(Unit("primary.dims", dim, by_dim, (Cut("primary.out", 2),)))
+        return tuple(units)
 
     def _conv_cuts(self, index: int, inner: int = 1) -> tuple[Cut, ...]:
         has_tensors = self.norm == "batch" or (self.norm == "instance" and self.norm_affine)

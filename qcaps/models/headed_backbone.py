@@ -86,6 +86,7 @@ class HeadedBackboneSpec(ABC):
             decoder=decoder_of(self),
             mask_layout=self.mask_layout,
             folds=backbone.folds,
+            chains=backbone.chains,
             units=head_units(head, backbone),
             backbone=tuple(backbone.stages),
         )

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
 
+from qcaps.capsules.losses import ClassLoss
 from qcaps.capsules.masking import MaskLayout, mask_capsules
 from qcaps.capsules.sites import Sites, hooked
 from qcaps.capsules.squash import length
 from qcaps.models.units import Unit
-
-# What scores are trained with: lengths the margin loss, EM activations the spread loss, logits cross-entropy.
-ClassLoss = Literal["margin", "spread", "cross-entropy"]
-
 
 # Every call of a convolution reorders its weights. For more than so many of them that is slow from channels-last: by a
 # third for the 9×9 convolution of a ShallowCapsNet, by half for a ResNet's last ones.
@@ -42,6 +39,18 @@ class Fold:
     conv: str
 
 
+@dataclass(frozen=True)
+class Chain:
+    """Two convolutions with a ReLU between them, a leaky one or a maximum perhaps; paths within the stages.
+
+    A channel may be made larger in the one and as much smaller in the other. Nothing else reads it, and the second
+    convolution has one group.
+    """
+
+    first: str
+    second: str
+
+
 class CapsuleNetwork(nn.Module):
     """A list of stages from images to class capsules.
 
@@ -54,8 +63,8 @@ class CapsuleNetwork(nn.Module):
         Added under the root of the capsule length.
     decoder, mask_layout
         Reconstruction of an image from one class capsule; None for none.
-    folds
-        Every batch norm that can be folded away.
+    folds, chains
+        Every batch norm that can be folded away, and all convolutions between which channels can be balanced.
     units
         What can be pruned.
     loss
@@ -72,6 +81,7 @@ class CapsuleNetwork(nn.Module):
         decoder: nn.Module | None = None,
         mask_layout: MaskLayout = "zeros",
         folds: Sequence[Fold] = (),
+        chains: Sequence[Chain] = (),
         units: Sequence[Unit] = (),
         loss: ClassLoss = "margin",
         backbone: Sequence[str] = (),
@@ -82,6 +92,7 @@ class CapsuleNetwork(nn.Module):
         self.decoder = decoder
         self.mask_layout: MaskLayout = mask_layout
         self.folds = tuple(folds)
+        self.chains = tuple(chains)
         self.units = tuple(units)
         self.loss: ClassLoss = loss
         self.backbone = tuple(backbone)

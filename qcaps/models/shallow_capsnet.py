@@ -22,7 +22,7 @@ from qcaps.capsules.routing import BiasPosition, VectorRouting
 from qcaps.capsules.squash import SquashVariant
 from qcaps.errors import UsageError
 from qcaps.models.capsnet_initialisation import CapsNetFlavour, initialise_capsnet
-from qcaps.models.network import CapsuleNetwork
+from qcaps.models.network import CapsuleNetwork, Chain
 from qcaps.models.parts import decoder_of, routing_of
 from qcaps.models.spec import Preset
 from qcaps.models.units import Cut, Unit, conv_cuts
@@ -120,6 +120,7 @@ class ShallowCapsNetSpec:
             length_eps=self.length_eps,
             decoder=decoder_of(self),
             mask_layout=self.mask_layout,
+            chains=self._chains(),
             units=self._units(rows * columns),
         )
 
@@ -192,6 +193,13 @@ class ShallowCapsNetSpec:
             squash_variant=self.squash,
             squash_eps=self.squash_eps,
         )
+
+    def _chains(self) -> tuple[Chain, ...]:
+        """Declare every convolution with the one behind it; a norm in between makes up for any factor."""
+        if self.norm != "none":
+            return ()
+        names = [*(f"conv{index}" for index in range(1, len(self.conv_channels) + 1)), "primary"]
+        return tuple(Chain(f"{one}.conv", f"{following}.conv") for one, following in itertools.pairwise(names))
 
     def _units(self, positions: int) -> tuple[Unit, ...]:
         """Declare convolution channels, capsule types and capsule dimensions."""

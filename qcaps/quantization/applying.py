@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -15,9 +15,10 @@ from qcaps.evaluation.measure import Predict, in_blocks
 from qcaps.models.network import CapsuleNetwork, Output, predictions, weight_sites
 from qcaps.quantization.draws import uniforms, weight_uniforms
 from qcaps.quantization.fast_rounding import rounded_values
+from qcaps.quantization.formats import NumberFormat, Rounding
 from qcaps.quantization.integer import convolution_inputs, integer_convolutions
 from qcaps.quantization.plan import BitPlan
-from qcaps.quantization.rounding import quantize
+from qcaps.quantization.rounding import Rounded, quantize
 
 
 @dataclass
@@ -104,21 +105,40 @@ class RoundedWeights:
     saturation: dict[str, Saturation]
 
 
-def round_weights(network: CapsuleNetwork, plan: BitPlan, seed: int) -> RoundedWeights:
-    """Round every weight of a network, which stays as it is."""
-    parameters = dict(network.named_parameters())
+def round_weights(
+    network: CapsuleNetwork, plan: BitPlan, seed: int, corrected: Mapping[str, Tensor] | None = None
+) -> RoundedWeights:
+    """Round every weight of a network, which stays as it is.
+
+    Parameters
+    ----------
+    network, plan, seed
+        In float, the formats, and the seed of stochastic rounding.
+    corrected
+        Weight site → what is rounded in place of the parameter.
+    """
+    parameters, corrected = dict(network.named_parameters()), corrected or {}
     result = RoundedWeights({}, {})
     for site, name in weight_sites(network).items():
-        weight = parameters[name].detach()
-        draws = None
-        if plan.rounding == "stochastic_rounding":
-            draws = weight_uniforms(seed, site, weight.numel())
-        with _named(site):
-            rounded = quantize(weight, plan.weights[site], plan.rounding, draws)
+        weight = corrected.get(site, parameters[name].detach())
+        rounded = round_weight(weight, site, plan.weights[site], plan.rounding, seed)
         # Kept in the memory order of the original, so that every kernel takes the same path.
         result.tensors[name] = torch.empty_like(weight).copy_(rounded.values)
         result.saturation[site] = Saturation(weight.numel(), rounded.saturated)
     return result
+
+
+def round_weight(weight: Tensor, site: str, fmt: NumberFormat, rounding: Rounding, seed: int) -> Rounded:
+    """Round the weight of one site.
+
+    Raises
+    ------
+    QcapsError
+        If a value is NaN or infinite.
+    """
+    draws = weight_uniforms(seed, site, weight.numel()) if rounding == "stochastic_rounding" else None
+    with _named(site):
+        return quantize(weight, fmt, rounding, draws)
 
 
 @contextmanager

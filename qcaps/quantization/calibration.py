@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -14,6 +15,7 @@ from qcaps.errors import QcapsError
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.models.network import CapsuleNetwork, weight_sites
 from qcaps.progress import OnProgress, silent
+from qcaps.quantization.bias_correction import watching_inputs
 from qcaps.quantization.choosing import choose_channel_formats, choose_format
 from qcaps.quantization.draws import uniforms
 from qcaps.quantization.formats import NumberFormat, Rounding
@@ -47,10 +49,19 @@ class SiteRange:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Ranges of all weight sites and all array sites, in execution order."""
+    """Ranges of all weight sites and all array sites, in execution order.
+
+    Parameters
+    ----------
+    weights, arrays
+        By site.
+    inputs
+        Weight site → its mean input, for :mod:`~qcaps.quantization.bias_correction`; empty for biases as they are.
+    """
 
     weights: Mapping[str, SiteRange]
     arrays: Mapping[str, SiteRange]
+    inputs: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def calibrate(
@@ -60,6 +71,7 @@ def calibrate(
     divisor: int,
     batch_size: int,
     seed: int,
+    with_inputs: bool = False,
     on_progress: OnProgress = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> Calibration:
@@ -75,6 +87,8 @@ def calibrate(
         As for :func:`~qcaps.evaluation.measure.measure`.
     seed
         Of the sample.
+    with_inputs
+        Whether the mean inputs of weights are noted too.
     on_progress, stop
         As for :func:`~qcaps.evaluation.measure.measure`.
 
@@ -90,6 +104,7 @@ def calibrate(
     samples: dict[str, list[Tensor]] = {}
     values: dict[str, int] = {}
     seen: dict[str, int] = {}
+    sums: dict[str, Tensor] = {}
 
     def note(site: str, array: Tensor) -> Tensor:
         flat = array.reshape(len(array), -1)  # (batch, values)
@@ -103,7 +118,10 @@ def calibrate(
         values[site] = flat.shape[1]
         return array
 
-    with hooked(network, note):
+    with ExitStack() as watches:
+        watches.enter_context(hooked(network, note))
+        if with_inputs:
+            watches.enter_context(watching_inputs(network, sums))
         measure(
             predictor(network),
             images,
@@ -114,10 +132,11 @@ def calibrate(
             stop=stop,
         )
     arrays = {s: SiteRange(largest[s], torch.cat([x.flatten() for x in samples[s]]), values[s]) for s in samples}
-    return Calibration(_weight_ranges(network), arrays)
+    return Calibration(weight_ranges(network), arrays, {site: total / len(images) for site, total in sums.items()})
 
 
-def _weight_ranges(network: CapsuleNetwork) -> dict[str, SiteRange]:
+def weight_ranges(network: CapsuleNetwork) -> dict[str, SiteRange]:
+    """Give the range of every weight of a network."""
     parameters = dict(network.named_parameters())
     found = {}
     for site, name in weight_sites(network).items():

@@ -14,7 +14,7 @@ from qcaps.data.images import ImageSet
 from qcaps.evaluation.measure import Measurement, Predict, measure, predictor
 from qcaps.evaluation.statistics import compare_paired, wilson_interval
 from qcaps.evaluation.tolerance import Verdict
-from qcaps.quantization.applying import Saturation, round_weights
+from qcaps.quantization.applying import Saturation
 from qcaps.quantization.artifact import Loaded, load
 from qcaps.quantization.limits import Limits
 from qcaps.quantization.search.trial import Trial, summed_verdict
@@ -171,7 +171,7 @@ def _score_seeds(e: Evidence, file: Loaded) -> _Scored:
 def _layers(e: Evidence, arrays: dict[str, Saturation]) -> tuple[Layer, ...]:
     """List the sites of the first artifact, with what was clamped and what the search predicted."""
     first, scores = e.first, e.ran.found.scores
-    weights = round_weights(first.subject.network, first.plan, first.subject.seed).saturation
+    weights = first.subject.round_weights(first.plan).saturation
     damages = {site: scores.get(group.name, {}) for group in e.ran.task.groups for site in group.sites}
     return layer_table(first.plan, first.subject.calibration, weights | arrays, damages)
 

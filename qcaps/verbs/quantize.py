@@ -18,7 +18,7 @@ from qcaps.data.load import load_split
 from qcaps.distributed import joined, process_index
 from qcaps.errors import StoppedError
 from qcaps.progress import OnProgress, silent
-from qcaps.quantization.applying import round_weights, weights_replaced
+from qcaps.quantization.applying import weights_replaced
 from qcaps.quantization.integer import integer_convolutions
 from qcaps.quantization.search.judging import Bench
 from qcaps.quantization.search.sensitivity import measure_sensitivity
@@ -174,7 +174,7 @@ def _path(trial: Trial) -> str:
     """Say what a candidate was evaluated with."""
     subject = trial.subject
     with (
-        weights_replaced(subject.network, round_weights(subject.network, trial.plan, subject.seed).tensors),
+        weights_replaced(subject.network, subject.round_weights(trial.plan).tensors),
         integer_convolutions(subject.network, trial.plan, subject.convolution_inputs) as names,
     ):
         found = ", ".join(name.removeprefix("stages.") for name in names)

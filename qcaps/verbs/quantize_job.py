@@ -18,6 +18,7 @@ from qcaps.evaluation.tolerance import Tolerance, search_allowance
 from qcaps.models.network import array_sites, float_tensors, weight_sites
 from qcaps.models.spec import build
 from qcaps.quantization.artifact import Artifact, artifact_bytes, payload_bytes
+from qcaps.quantization.balancing import balance_channels
 from qcaps.quantization.calibration import Calibration, calibrate
 from qcaps.quantization.folding import fold_batch_norms
 from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, NumberFormat, Rounding
@@ -97,6 +98,8 @@ def make_job(source: Checkpoint, data: DataSpec, config: QuantizeConfig) -> Job:
         If a budget is below the smallest plan there is.
     """
     spec, tensors = fold_batch_norms(source.model, source.tensors)
+    if prepares(config):
+        tensors = balance_channels(spec, tensors, per_channel=config.scales == "channel")
     tolerance = Tolerance(config.accuracy_tolerance, config.tolerance_kind)
     limits = Limits(tolerance, config.memory_budget, config.budget_on, config.activation_budget)
     if config.accounting == "reference" and config.search != "qcapsnets":
@@ -108,6 +111,11 @@ def make_job(source: Checkpoint, data: DataSpec, config: QuantizeConfig) -> Job:
     if len(refusals) == len(job.roundings):
         raise refusals[0]
     return job
+
+
+def prepares(config: QuantizeConfig) -> bool:
+    """Tell whether the network is made ready for rounding; Q-CapsNets' own accounting takes it as it is."""
+    return config.prepare and config.accounting == "honest"
 
 
 def _refusal(job: Job, rounding: Rounding) -> InfeasibleError | None:
@@ -168,6 +176,7 @@ def calibrated(job: Job, training: ImageSet, bench: Bench) -> Calibration:
         divisor=job.data.divisor,
         batch_size=config.test_batch_size,
         seed=config.seed,
+        with_inputs=prepares(config),
         on_progress=bench.on_progress,
         stop=bench.ends.stop,
     )

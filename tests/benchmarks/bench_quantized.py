@@ -84,7 +84,7 @@ def computed_with_integers(path: Path | None, plan: BitPlan) -> tuple[str, ...]:
     subject = subject_of(path)
     inputs = convolution_inputs(subject.network, image_of(subject.model))
     with (
-        weights_replaced(subject.network, round_weights(subject.network, plan, 0).tensors),
+        weights_replaced(subject.network, subject.round_weights(plan).tensors),
         integer_convolutions(subject.network, plan, inputs) as names,
     ):
         return names

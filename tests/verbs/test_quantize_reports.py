@@ -14,7 +14,7 @@ from qcaps.models.network import array_sites
 from qcaps.models.spec import build, image_of
 from qcaps.quantization.artifact import load
 
-OPTIONS = {"accuracy_tolerance": 5, "memory_budget": "14kB", "compare_baseline": "common-width"}
+OPTIONS = {"accuracy_tolerance": 3, "memory_budget": "14kB", "compare_baseline": "common-width"}
 
 
 @pytest.fixture(scope="module")

@@ -71,7 +71,7 @@ def win_back(task: Task, found: Found, train: Callable[[Subject, BitPlan], dict[
         If the search has to end.
     """
     for widths in _smaller_plans(task, found):
-        subject = task.subject
+        subject = task.subject.settled(task.subject.plan(widths))
         try:
             tensors = train(subject, subject.plan(widths))
         except StoppedError as error:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qcaps.capsules.sites import hooked
-from qcaps.quantization.applying import ArrayRounder, round_weights, weights_replaced
+from qcaps.quantization.applying import ArrayRounder, weights_replaced
 from qcaps.quantization.formats import format_to_dict
 from qcaps.quantization.integer import integer_convolutions
 from qcaps.quantization.plan import BitPlan
@@ -100,7 +100,7 @@ def running(subject: Subject, plan: BitPlan, memory: StageMemory) -> Iterator[Ru
                     memory.put((names[number], *place), value)
         return network.read_out(value).scores  # type: ignore[arg-type]  # the last stage gives what is read out
 
-    rounded = round_weights(network, plan, subject.seed)
+    rounded = subject.round_weights(plan)
     replaced = weights_replaced(network, rounded.tensors)
     with replaced, integer_convolutions(network, plan, subject.convolution_inputs), torch.inference_mode():
         yield run

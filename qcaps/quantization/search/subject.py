@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 import hashlib
 import math
@@ -12,9 +14,11 @@ from torch import Tensor
 
 from qcaps.data.spec import DataSpec
 from qcaps.evaluation.measure import even_blocks
-from qcaps.models.network import CapsuleNetwork, float_tensors
+from qcaps.models.network import CapsuleNetwork, float_tensors, weight_sites
 from qcaps.models.spec import ModelSpec, image_of, spec_to_dict
-from qcaps.quantization.calibration import Calibration, array_format, weight_format
+from qcaps.quantization.applying import RoundedWeights, round_weight, round_weights
+from qcaps.quantization.bias_correction import Correctable, correctable, corrected_bias
+from qcaps.quantization.calibration import Calibration, SiteRange, array_format, weight_format
 from qcaps.quantization.formats import Float32, NumberFormat, Rounding
 from qcaps.quantization.integer import convolution_inputs
 from qcaps.quantization.packing import segment_bytes
@@ -66,8 +70,9 @@ class Subject:
 
     @functools.cached_property
     def content(self) -> tuple[object, ...]:
-        """Identify the network by plain data."""
-        return network_content(self.model, self.network)
+        """Identify the network, and what its biases are corrected by, with plain data."""
+        inputs = self.calibration.inputs
+        return (*network_content(self.model, self.network), *([tensors_sha256(inputs)] if inputs else []))
 
     @functools.cached_property
     def blocks(self) -> Callable[[Tensor], int]:
@@ -82,11 +87,24 @@ class Subject:
     @functools.cached_property
     def float_leftovers(self) -> int:
         """Count the bytes of values without a site, norms that cannot be folded for example."""
-        return sum(4 * tensor.numel() for tensor in float_tensors(self.network).values())
+        return sum(tensor.nbytes for tensor in float_tensors(self.network).values())
 
     @functools.cached_property
     def _formats(self) -> dict[tuple[str, int], NumberFormat]:
         return {}
+
+    @functools.cached_property
+    def _biases(self) -> dict[tuple[str, NumberFormat], Tensor]:
+        return {}
+
+    @functools.cached_property
+    def _corrected_formats(self) -> dict[tuple[str, int, NumberFormat], NumberFormat]:
+        return {}
+
+    @functools.cached_property
+    def _correctable(self) -> dict[str, Correctable]:
+        places = correctable(self.network)
+        return {site: place for site, place in places.items() if site in self.calibration.inputs}
 
     def format(self, site: str, bits: int) -> NumberFormat:
         """Give the format of a site at a width, its scale chosen by calibration; chosen once."""
@@ -108,7 +126,47 @@ class Subject:
         def formats(sites: Mapping[str, object]) -> dict[str, NumberFormat]:
             return {site: self.format(site, widths[site]) for site in sites}
 
-        return BitPlan(self.rounding, formats(self.calibration.weights), formats(self.calibration.arrays))
+        weights = formats(self.calibration.weights)
+        for site, place in self._correctable.items():
+            weights[place.bias] = self._bias_format(site, weights[site], place.bias, widths[place.bias])
+        return BitPlan(self.rounding, weights, formats(self.calibration.arrays))
+
+    def round_weights(self, plan: BitPlan) -> RoundedWeights:
+        """Round every weight of the network, its biases corrected for what the rounding of the others shifts."""
+        places = self._correctable.items()
+        corrected = {place.bias: self._corrected(site, plan.weights[site]) for site, place in places}
+        return round_weights(self.network, plan, self.seed, corrected)
+
+    def settled(self, plan: BitPlan) -> Subject:
+        """Give the network whose biases are what a plan corrects them to, for good: ready to be trained."""
+        network, names = copy.deepcopy(self.network), weight_sites(self.network)
+        parameters, ranges = dict(network.named_parameters()), dict(self.calibration.weights)
+        for site, place in self._correctable.items():
+            bias = self._corrected(site, plan.weights[site])
+            parameters[names[place.bias]].data = bias
+            ranges[place.bias] = SiteRange(float(bias.abs().max()), bias, bias.numel())
+        calibration = Calibration(ranges, self.calibration.arrays)
+        return dataclasses.replace(self, network=network, calibration=calibration)
+
+    def _corrected(self, site: str, fmt: NumberFormat) -> Tensor:
+        """Give the bias behind a weight that is rounded to a format; computed once."""
+        known = self._biases
+        if (site, fmt) not in known:
+            weights, place = self.calibration.weights, self._correctable[site]
+            weight, bias = weights[site].sample, weights[place.bias].sample
+            error = round_weight(weight, site, fmt, self.rounding, self.seed).values - weight
+            layer = self.network.get_submodule(place.layer)
+            known[site, fmt] = corrected_bias(layer, bias, error, self.calibration.inputs[site], place.gain)
+        return known[site, fmt]
+
+    def _bias_format(self, site: str, fmt: NumberFormat, bias: str, bits: int) -> NumberFormat:
+        """Choose the format of a corrected bias; chosen once."""
+        known = self._corrected_formats
+        if (bias, bits, fmt) not in known:
+            values = self._corrected(site, fmt)
+            found = SiteRange(float(values.abs().max()), values, values.numel())
+            known[bias, bits, fmt] = weight_format(found, bits, self.rounding)
+        return known[bias, bits, fmt]
 
     def common_width(self, bits: int) -> BitPlan:
         """Give the plan in which every site has the same width."""
@@ -139,9 +197,13 @@ class Subject:
 
 def network_content(model: ModelSpec, network: CapsuleNetwork) -> tuple[object, ...]:
     """Identify a network by its spec and the sha256 of its numbers, names included."""
+    return spec_to_dict(model), tensors_sha256(network.state_dict())
+
+
+def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
+    """Identify tensors by their names, shapes and numbers."""
     digest = hashlib.sha256()
-    state: Mapping[str, Tensor] = network.state_dict()
-    for name in sorted(state):
-        digest.update(f"{name}{tuple(state[name].shape)}".encode())
-        digest.update(state[name].detach().cpu().contiguous().numpy().tobytes())
-    return spec_to_dict(model), digest.hexdigest()
+    for name in sorted(tensors):
+        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
+        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

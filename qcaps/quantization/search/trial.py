@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from qcaps.evaluation.measure import Measurement
 from qcaps.evaluation.tolerance import Verdict, judge
-from qcaps.quantization.applying import round_weights, weights_replaced
+from qcaps.quantization.applying import weights_replaced
 from qcaps.quantization.artifact import Artifact, artifact_bytes, artifact_size, payload_bytes, predictions_sha256
 from qcaps.quantization.plan import BitPlan
 from qcaps.quantization.search.groups import Widths
@@ -81,7 +81,7 @@ def make_trial(
     first = measurements[0]
     record = _record(bench, baseline.measured.correct, first.correct, predictions_sha256(first.predictions))
     verdict = summed_verdict(baseline.measured, measurements, allowed)
-    with weights_replaced(subject.network, round_weights(subject.network, plan, subject.seed).tensors):
+    with weights_replaced(subject.network, subject.round_weights(plan).tensors):
         file = artifact_bytes(_artifact(subject, plan, record | (notes or {})))
     return Trial(subject, widths, plan, measurements, verdict, file)
 
