@@ -20,6 +20,7 @@ from toys import ROUTED, echo_network, toy_images, toy_network
 from qcaps.artifacts.journal import Journal
 from qcaps.data.images import ImageSet
 from qcaps.data.spec import data_spec
+from qcaps.evaluation.ends import Ends, Halt
 from qcaps.evaluation.measure import Measurement, measure, predictor
 from qcaps.evaluation.tolerance import Tolerance
 from qcaps.models.network import CapsuleNetwork
@@ -34,7 +35,6 @@ from qcaps.quantization.search import pareto
 from qcaps.quantization.search import task as task_module
 from qcaps.quantization.search.groups import Group, Widths
 from qcaps.quantization.search.judging import Baseline, Bench, Judgement
-from qcaps.quantization.search.spending import Ends, Halt
 from qcaps.quantization.search.subject import Subject
 from qcaps.quantization.search.task import Task
 

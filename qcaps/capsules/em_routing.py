@@ -86,6 +86,8 @@ class EMRoutingSpec:
         Inverse temperature of pass t = 1, 2, …: limit · (1 − decay^t).
     variance_floor
         Added to every variance, so that a capsule with a single voter keeps a finite likelihood.
+    absent
+        Upper capsule types that were pruned away: they keep the even share that routing starts from, and get no other.
     """
 
     kind: Literal["em", "uniform"] = "em"
@@ -93,6 +95,7 @@ class EMRoutingSpec:
     lambda_limit: float = 0.01
     lambda_decay: float = 0.95
     variance_floor: float = 1e-6
+    absent: int = 0
 
     @property
     def lambdas(self) -> list[float]:
@@ -198,7 +201,7 @@ class EMRouting(nn.Module):
             centre = votes.detach().mean(3)  # (batch, positions, out, pose)
             offsets = votes - centre.unsqueeze(3)
             squares = offsets.square()
-            coupling = even_coupling(votes, self.patches)
+            coupling = even_coupling(votes, self.patches, self.spec.absent)
             for t, inverse_temperature in enumerate(self.spec.lambdas, start=1):
                 weights = sites("coupling", coupling, t) * activations.unsqueeze(2)  # (batch, positions, out, in)
                 share = weights.sum(3)  # (batch, positions, out)
@@ -215,14 +218,15 @@ class EMRouting(nn.Module):
             return MatrixCapsules(means, self.activation.sites("out", torch.sigmoid(log_odds)))
 
 
-def even_coupling(votes: Tensor, patches: Patches) -> Tensor:
+def even_coupling(votes: Tensor, patches: Patches, absent: int = 0) -> Tensor:
     """Share every lower capsule evenly among the upper ones that see it.
 
     Votes ``(batch, positions, n_out, n_in, pose)`` → ``(batch, positions, n_out, n_in)``, the sum over all upper
-    capsules that see a lower one is 1.
+    capsules that see a lower one, those of `absent` more types included, is 1.
     """
     upper = Counter(patches.seen)
-    shares = votes.new_tensor([1 / (votes.shape[2] * upper[position]) for position in patches.seen])
+    competing = votes.shape[2] + absent
+    shares = votes.new_tensor([1 / (competing * upper[position]) for position in patches.seen])
     by_place = shares.view(votes.shape[1], 1, -1, 1)  # (positions, 1, cells, 1)
     types = votes.shape[3] // by_place.shape[2]
     return by_place.expand(len(votes), -1, votes.shape[2], -1, types).flatten(3)

@@ -30,6 +30,8 @@ class PrimaryCapsules(nn.Module):
         See :func:`as_capsules`.
     with_norm
         Batch norm of the convolution's outputs.
+    positions
+        Cells of the map that make capsules, if not all do; see :func:`at_positions`.
     squash_variant, squash_eps
         See :func:`~qcaps.capsules.squash.squash`.
     """
@@ -45,6 +47,7 @@ class PrimaryCapsules(nn.Module):
         depthwise: bool = False,
         order: ReshapeOrder = "type_hw",
         with_norm: bool = False,
+        positions: int | None = None,
         squash_variant: SquashVariant,
         squash_eps: float,
     ) -> None:
@@ -54,13 +57,15 @@ class PrimaryCapsules(nn.Module):
         self.squash_variant, self.squash_eps = squash_variant, squash_eps
         self.conv = nn.Conv2d(channels_in, channels, kernel_size, stride, groups=channels if depthwise else 1)
         self.norm = nn.BatchNorm2d(channels) if with_norm else None
+        self.positions = position_list(positions)
         self.sites = Sites("presquash", "out", weights={"weight": "conv.weight", "bias": "conv.bias"})
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map features ``(batch, channels, h, w)`` to capsules ``(batch, types·h'·w', dim)``."""
+        """Map features ``(batch, channels, h, w)`` to capsules ``(batch, types·positions, dim)``."""
         maps = self.conv(x)
         if self.norm is not None:
             maps = self.norm(maps)
+        maps = at_positions(maps, self.positions)
         s = self.sites("presquash", as_capsules(maps, self.types, self.dim, self.order))
         return self.sites("out", squash(s, self.squash_variant, self.squash_eps))
 
@@ -73,7 +78,7 @@ class RoutedPrimaryCapsules(nn.Module):
 
     Parameters
     ----------
-    channels_in, types, dim, kernel_size, stride, order, squash_variant, squash_eps
+    channels_in, types, dim, kernel_size, stride, order, positions, squash_variant, squash_eps
         As for :class:`PrimaryCapsules`.
     coupling
         1/32 in the published networks. A number of its own, since it stays when types are pruned.
@@ -93,6 +98,7 @@ class RoutedPrimaryCapsules(nn.Module):
         stride: int,
         coupling: float,
         order: ReshapeOrder = "type_hw",
+        positions: int | None = None,
         squash_variant: SquashVariant,
         squash_eps: float,
     ) -> None:
@@ -101,15 +107,16 @@ class RoutedPrimaryCapsules(nn.Module):
         self.squash_variant, self.squash_eps = squash_variant, squash_eps
         self.conv = nn.Conv2d(channels_in, types * dim, kernel_size, stride, bias=False)
         self.bias = nn.Parameter(torch.empty(types, dim, 1, 1))
+        self.positions = position_list(positions)
         weights = {"weight": "conv.weight", "bias": "bias"}
         self.sites = Sites("votes", "coupling", "sum", "out", weights=weights, weight_gain=coupling)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map features ``(batch, channels, h, w)`` to capsules ``(batch, types·h'·w', dim)``."""
+        """Map features ``(batch, channels, h, w)`` to capsules ``(batch, types·positions, dim)``."""
         votes = self.sites("votes", self.conv(x))  # (batch, types * dim, h, w)
         coupling = self.sites("coupling", votes.new_full((len(x), 1), self.coupling))
         total = self.sites("sum", votes * coupling.view(-1, 1, 1, 1) + self.bias.view(-1, 1, 1))
-        s = as_capsules(total, self.types, self.dim, self.order)
+        s = as_capsules(at_positions(total, self.positions), self.types, self.dim, self.order)
         return self.sites("out", squash(s, self.squash_variant, self.squash_eps))
 
 
@@ -167,3 +174,26 @@ def as_capsules(maps: Tensor, types: int, dim: int, order: ReshapeOrder) -> Tens
     if order == "stacked_raw":
         return by_type.transpose(1, 2).reshape(batch, -1, dim)
     return by_type.permute(0, 1, 3, 4, 2).reshape(batch, -1, dim)
+
+
+def position_list(count: int | None) -> nn.Buffer | None:
+    """Make room for the list of `count` positions of a map; None for no list."""
+    return None if count is None else nn.Buffer(torch.empty(count, dtype=torch.int64))
+
+
+def at_positions(maps: Tensor, positions: Tensor | None) -> Tensor:
+    """Keep some cells of feature maps.
+
+    Parameters
+    ----------
+    maps
+        Shape ``(batch, channels, h, w)``.
+    positions
+        Cells that are left, row · w + column, ascending, shape ``(n,)``; None for all.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(batch, channels, n, 1)``, or the maps themselves.
+    """
+    return maps if positions is None else maps.flatten(2).index_select(2, positions).unsqueeze(3)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
-from torch.nn.functional import one_hot
+from torch.nn.functional import cross_entropy, one_hot
+
+from qcaps.capsules.squash import at_least_float32
+
+# What scores are trained with: lengths the margin loss, EM activations the spread loss, logits cross-entropy.
+ClassLoss = Literal["margin", "spread", "cross-entropy"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +28,64 @@ NORMAL_MARGINS = Margins(0.9, 0.1, 0.5)
 HARD_MARGINS = Margins(0.95, 0.05, 0.8)
 # A narrow margin at first keeps capsules from dying early.
 FIRST_SPREAD_MARGIN, LAST_SPREAD_MARGIN = 0.2, 0.9
+# Probabilities this close to 0 or 1 are taken for certain, so that one class alone cannot make a divergence infinite.
+CERTAIN = 1e-4
+
+
+def class_loss(
+    kind: ClassLoss,
+    scores: Tensor,
+    labels: Tensor,
+    *,
+    margins: Margins = NORMAL_MARGINS,
+    spread_margin: float = LAST_SPREAD_MARGIN,
+) -> Tensor:
+    """Compute the loss of every image that a network is trained with.
+
+    Parameters
+    ----------
+    kind
+        The loss.
+    scores
+        Of the network, shape ``(batch, classes)``.
+    labels
+        True classes, shape ``(batch,)``.
+    margins, spread_margin
+        Of the margin loss and of the spread loss; by default those at the end of training.
+
+    Returns
+    -------
+    Tensor
+        Shape ``(batch,)``.
+    """
+    if kind == "cross-entropy":
+        return cross_entropy(at_least_float32(scores), labels, reduction="none")
+    if kind == "spread":
+        return spread_loss(scores, labels, spread_margin)
+    return margin_loss(scores, labels, margins)
+
+
+def divergence(kind: ClassLoss, target: Tensor, scores: Tensor) -> Tensor:
+    """Compute how far the scores of a network are from those of another: the Kullback-Leibler divergence.
+
+    Parameters
+    ----------
+    kind
+        What both are trained with. The softmax of logits is one distribution over the classes; lengths and activations
+        are the probabilities of as many presences, whose divergences add up.
+    target, scores
+        Of the network to come close to and of the other, shape ``(batch, classes)``.
+
+    Returns
+    -------
+    Tensor
+        In nats, shape ``(batch,)``.
+    """
+    if kind == "cross-entropy":
+        expected, found = (at_least_float32(logits).log_softmax(1) for logits in (target, scores))
+        return (expected.exp() * (expected - found)).sum(1)
+    p, q = (at_least_float32(each).clamp(CERTAIN, 1 - CERTAIN) for each in (target, scores))
+    return (p * (p / q).log() + (1 - p) * ((1 - p) / (1 - q)).log()).sum(1)
 
 
 def margin_loss(scores: Tensor, labels: Tensor, margins: Margins = NORMAL_MARGINS) -> Tensor:

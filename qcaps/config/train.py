@@ -43,6 +43,9 @@ class TrainConfig:
     epochs: int = option(10, "Passes over the training images.", least=1)
     batch_size: int = option(100, "Images per step.", least=1)
     lr: float = option(0.001, "Learning rate of Adam at the start.", least=0)
+    schedule: Literal["decay", "cosine"] = option(
+        "decay", "How it falls: by a factor every decay period, or along half a cosine to 0 at the end."
+    )
     decay_rate: float = option(0.96, "Factor of the learning rate every decay period.", least=0, most=1)
     decay_steps: int = option(2000, "Length of a decay period, in steps or epochs.", least=1)
     decay_per: Literal["step", "epoch"] = option(

@@ -1,29 +1,24 @@
-"""Cost of a network by stage: parameters, multiply-accumulates and values kept per image."""
+"""Cost of a network by layer and by stage: parameters, multiply-accumulates and values kept per image."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
-
-from qcaps.capsules.sites import hooked
+from qcaps.evaluation.trace import Shape as Shape
+from qcaps.evaluation.trace import Trace, traced
 from qcaps.models.network import CapsuleNetwork
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class StageCost:
-    """Cost of one stage for one image.
+class LayerCost:
+    """Cost of one layer for one image.
 
     Parameters
     ----------
     name
-        Of the stage.
+        Path within the stages; see :class:`~qcaps.evaluation.trace.Trace`.
     parameters
         Trainable values.
     macs
@@ -31,14 +26,24 @@ class StageCost:
         biases, norms, softmax and squash are not counted.
     activation_values
         Values at all array sites, an array of several iterations counted once.
-    outputs
-        Shape of every tensor that it gives to the next stage, without the batch.
     """
 
     name: str
     parameters: int
     macs: int
     activation_values: int
+
+
+@dataclass(frozen=True)
+class StageCost(LayerCost):
+    """Cost of all layers of one stage for one image.
+
+    Parameters
+    ----------
+    outputs
+        Shape of every tensor that it gives to the next stage, without the batch.
+    """
+
     outputs: tuple[Shape, ...]
 
 
@@ -48,18 +53,19 @@ class NetworkCost:
 
     Parameters
     ----------
-    stages
-        In order.
+    stages, layers
+        In execution order.
     arrays
         Array site → shape of what passes it, without the batch, in execution order.
     """
 
     stages: tuple[StageCost, ...]
+    layers: tuple[LayerCost, ...]
     arrays: Mapping[str, Shape]
 
 
 def network_cost(network: CapsuleNetwork, image: tuple[int, int, int]) -> NetworkCost:
-    """Count the cost of every stage and list the arrays, by running one blank image.
+    """Count the cost of every layer and stage and list the arrays, by running one blank image.
 
     Parameters
     ----------
@@ -68,28 +74,11 @@ def network_cost(network: CapsuleNetwork, image: tuple[int, int, int]) -> Networ
     image
         Channels, height and width.
     """
-    arrays: dict[str, Shape] = {}
-
-    def note(site: str, array: Tensor) -> Tensor:
-        arrays[site] = tuple(array.shape[1:])
-        return array
-
-    stages = []
-    value = torch.empty(1, *image, device=next(network.parameters()).device)
-    with torch.no_grad(), hooked(network, note):
-        for name, stage in network.stages.items():
-            with FlopCounterMode(display=False) as counter:
-                value = stage(value)
-            stages.append(
-                StageCost(
-                    name=name,
-                    parameters=sum(p.numel() for p in stage.parameters()),
-                    macs=counter.get_total_flops() // 2,
-                    activation_values=_values(name, arrays),
-                    outputs=tuple(tuple(t.shape[1:]) for t in ((value,) if isinstance(value, Tensor) else value)),
-                )
-            )
-    return NetworkCost(tuple(stages), arrays)
+    trace = traced(network, image)
+    sizes = {name: tensor.numel() for name, tensor in network.stages.named_parameters()}
+    layers = tuple(_layer_cost(name, trace, sizes) for name in trace.layers)
+    stages = (_stage_cost(name, trace, layers) for name in trace.outputs)
+    return NetworkCost(tuple(stages), layers, trace.arrays)
 
 
 def stage_costs(network: CapsuleNetwork, image: tuple[int, int, int]) -> tuple[StageCost, ...]:
@@ -97,7 +86,22 @@ def stage_costs(network: CapsuleNetwork, image: tuple[int, int, int]) -> tuple[S
     return network_cost(network, image).stages
 
 
-def _values(stage: str, arrays: Mapping[str, Shape]) -> int:
-    """Count the values at the sites of a stage, each array once."""
-    once = {site.split("@", 1)[0]: shape for site, shape in arrays.items() if site.split(".", 1)[0] == stage}
-    return sum(math.prod(shape) for shape in once.values())
+def _layer_cost(name: str, trace: Trace, sizes: Mapping[str, int]) -> LayerCost:
+    arrays = {site.split("@", 1)[0]: shape for site, shape in trace.arrays.items()}
+    return LayerCost(
+        name,
+        parameters=sum(sizes[parameter] for parameter in trace.layers[name]),
+        macs=sum(product.macs for product in trace.products if product.layer == name),
+        activation_values=sum(math.prod(s) for array, s in arrays.items() if array.rsplit(".", 1)[0] == name),
+    )
+
+
+def _stage_cost(name: str, trace: Trace, layers: Iterable[LayerCost]) -> StageCost:
+    own = [layer for layer in layers if layer.name.split(".", 1)[0] == name]
+    return StageCost(
+        name,
+        parameters=sum(layer.parameters for layer in own),
+        macs=sum(layer.macs for layer in own),
+        activation_values=sum(layer.activation_values for layer in own),
+        outputs=trace.outputs[name],
+    )

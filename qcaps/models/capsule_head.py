@@ -145,10 +145,10 @@ def head_units(head: CapsuleHead, backbone: Backbone) -> tuple[Unit, ...]:
     by_type = (*by_type, Cut("class_caps.weight", 0))
     if head.routing.bias == "after_softmax":
         by_type = (*by_type, Cut("class_caps.routing.bias", 0))
-    dims = Unit("primary.dims", head.dim, (*by_dim, Cut("class_caps.weight", 2)))
+    dims = Unit("primary.dims", head.dim, (*by_dim, Cut("class_caps.weight", 2)), (Cut("primary.out", 2),))
     if head.routing.softmax_axis == "inputs":
         return *inner, dims  # a type that is gone would leave its share of the softmax to the others
-    return *inner, Unit("primary.types", head.types, by_type), dims
+    return *inner, Unit("primary.types", head.types, by_type, (Cut("primary.out", 1),)), dims
 
 
 def initialise_head(network: CapsuleNetwork, generator: torch.Generator) -> None:

@@ -273,7 +273,10 @@ class CNNCRSFSpec:
         axes = (("primary.linear.weight", 0), ("primary.linear.bias", 0), ("class_caps.linear.weight", 1))
         by_type = tuple(Cut(name, axis, inner=self.primary_dim) for name, axis in axes)
         by_dim = tuple(Cut(name, axis) for name, axis in axes)
-        return Unit("primary.types", self.primary_types, by_type), Unit("primary.dims", self.primary_dim, by_dim)
+        return (
+            Unit("primary.types", self.primary_types, by_type, (Cut("primary.out", 1),)),
+            Unit("primary.dims", self.primary_dim, by_dim, (Cut("primary.out", 2),)),
+        )
 
 
 CNN_R = Preset(CNNRSpec())

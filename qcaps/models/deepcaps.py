@@ -214,7 +214,8 @@ class DeepCapsSpec:
             yield from self._block_units(block)
         sums = [f"{block}.{layer}.conv" for block in ("block3", "block4") for layer in ("l3", "skip")]
         others = (Cut("block4.skip.routing.bias", 1), Cut("class_caps.weight", 2))
-        yield Unit("block3.dims", self.dims[-1], (*_cuts(sums, ["block4.l1.conv"]), *others))
+        seen = (Cut("block3.sum_out", 1), Cut("block4.sum_out", 1))
+        yield Unit("block3.dims", self.dims[-1], (*_cuts(sums, ["block4.l1.conv"]), *others), seen)
 
     def _block_units(self, block: int) -> Iterator[Unit]:
         name, last = f"block{block}", block == BLOCKS
@@ -222,13 +223,15 @@ class DeepCapsSpec:
         following = [] if last else [f"block{block + 1}.l1.conv"]
         (types_1, dim_1), (types_2, dim_2), (types, dim) = self._widths(block)
         # The kernel of the 3-D routing is shared by the lower types: it has their dimension, not their number.
-        yield Unit(f"{name}.l1.types", types_1, _cuts([l1], [l2] if last else [l2, skip], dim_1))
-        yield Unit(f"{name}.l1.dims", dim_1, _cuts([l1], [l2, skip]))
-        yield Unit(f"{name}.l2.types", types_2, _cuts([l2], [l3], dim_2))
-        yield Unit(f"{name}.l2.dims", dim_2, _cuts([l2], [l3]))
-        yield Unit(f"{name}.types", types, (*_cuts([l3, skip], following, dim), *self._branch_cuts(block)))
+        readers = [l2] if last else [l2, skip]
+        yield Unit(f"{name}.l1.types", types_1, _cuts([l1], readers, dim_1), (Cut(f"{name}.l1.out", 1),))
+        yield Unit(f"{name}.l1.dims", dim_1, _cuts([l1], [l2, skip]), (Cut(f"{name}.l1.out", 4),))
+        yield Unit(f"{name}.l2.types", types_2, _cuts([l2], [l3], dim_2), (Cut(f"{name}.l2.out", 1),))
+        yield Unit(f"{name}.l2.dims", dim_2, _cuts([l2], [l3]), (Cut(f"{name}.l2.out", 4),))
+        by_type = (*_cuts([l3, skip], following, dim), *self._branch_cuts(block))
+        yield Unit(f"{name}.types", types, by_type, (Cut(f"{name}.sum_out", 1, dim),))
         if block < BLOCKS - 1:
-            yield Unit(f"{name}.dims", dim, _cuts([l3, skip], following))
+            yield Unit(f"{name}.dims", dim, _cuts([l3, skip], following), (Cut(f"{name}.sum_out", 1),))
 
     def _branch_cuts(self, block: int) -> tuple[Cut, ...]:
         """List what shrinks with the types of a branch beside the convolutions: its rows of the class weights."""

@@ -50,6 +50,9 @@ class EMCapsNetSpec:
         Capsule types cut from it by 1×1 convolutions.
     conv_types, conv_kernels, conv_strides
         Layers of convolutional capsules, one entry each.
+    competing_types
+        Types among which routing shares the lower capsules at first, one entry for each of these layers; None for
+        `conv_types`. Numbers of their own, since types that are pruned away keep that share.
     routing, routing_passes
         ``uniform`` leaves every assignment where it starts and makes one pass.
     lambda_limit, lambda_decay, variance_floor
@@ -72,6 +75,7 @@ class EMCapsNetSpec:
     conv_types: tuple[int, ...] = (32, 32)
     conv_kernels: tuple[int, ...] = (3, 3)
     conv_strides: tuple[int, ...] = (2, 1)
+    competing_types: tuple[int, ...] | None = None
     routing: Literal["em", "uniform"] = "em"
     routing_passes: int = 3
     lambda_limit: float = 0.01
@@ -93,10 +97,12 @@ class EMCapsNetSpec:
         }
         rows, columns = self._primary_grid(self.height), self._primary_grid(self.width)
         types = (self.primary_types, *self.conv_types)
-        layers = zip(itertools.pairwise(types), self.conv_kernels, self.conv_strides, strict=True)
-        for index, ((n_in, n_out), kernel, stride) in enumerate(layers, start=1):
+        competing = self.competing_types or self.conv_types
+        layers = zip(itertools.pairwise(types), competing, self.conv_kernels, self.conv_strides, strict=True)
+        for index, ((n_in, n_out), among, kernel, stride) in enumerate(layers, start=1):
             patches = Patches(rows, columns, (kernel, kernel), stride)
-            stages[f"conv_caps{index}"] = ConvMatrixCapsules(patches, n_in, n_out, routing)
+            own = dataclasses.replace(routing, absent=among - n_out)
+            stages[f"conv_caps{index}"] = ConvMatrixCapsules(patches, n_in, n_out, own)
             rows, columns = patches.grid
         stages["class_caps"] = ClassMatrixCapsules(rows, columns, types[-1], self.classes, routing)
         return CapsuleNetwork(
@@ -134,17 +140,21 @@ class EMCapsNetSpec:
 
     def with_widths(self, widths: Mapping[str, int]) -> Self:
         """Give the spec of the same network with the kept number of some of its units."""
-        types = (widths.get(f"conv_caps{index}.types", n) for index, n in enumerate(self.conv_types, start=1))
+        types = tuple(widths.get(f"conv_caps{index}.types", n) for index, n in enumerate(self.conv_types, start=1))
         return dataclasses.replace(
             self,
             conv_channels=widths.get("conv1.channels", self.conv_channels),
             primary_types=widths.get("primary.types", self.primary_types),
-            conv_types=tuple(types),
+            conv_types=types,
+            competing_types=self.competing_types or (None if types == self.conv_types else self.conv_types),
         )
 
     def _check(self) -> None:
         if not len(self.conv_types) == len(self.conv_kernels) == len(self.conv_strides):
             raise UsageError("conv_types, conv_kernels and conv_strides of em-capsnet differ in length")
+        competing = self.competing_types or self.conv_types
+        if len(competing) != len(self.conv_types) or any(map(int.__lt__, competing, self.conv_types)):
+            raise UsageError("competing_types of em-capsnet has an entry for each of conv_types, and none is smaller")
         if self.routing_passes > MOST_PASSES:
             raise UsageError(f"routing_passes of em-capsnet is {self.routing_passes}", do=f"at most {MOST_PASSES}")
         if self.lambda_decay > 1:
@@ -170,10 +180,13 @@ class EMCapsNetSpec:
         layers = [f"conv_caps{index}" for index in range(1, len(self.conv_types) + 1)]
         reader, *following = [*(Cut(f"{layer}.weight", 2) for layer in layers), Cut("class_caps.weight", 0)]
         own = (*conv_cuts(pose, inner=POSE), *conv_cuts(activation))
-        yield Unit("primary.types", self.primary_types, (*own, reader))
+        seen = (Cut("primary.pose.out", 1, inner=POSE), Cut("primary.activation.out", 1))
+        yield Unit("primary.types", self.primary_types, (*own, reader), seen)
         for layer, count, reader in zip(layers, self.conv_types, following, strict=True):
-            betas = (f"{layer}.routing.activation.{name}" for name in ("beta_u", "beta_a"))
-            yield Unit(f"{layer}.types", count, (Cut(f"{layer}.weight", 3), *(Cut(name, 0) for name in betas), reader))
+            activation = f"{layer}.routing.activation"
+            betas = (Cut(f"{activation}.{name}", 0) for name in ("beta_u", "beta_a"))
+            seen = (Cut(f"{layer}.out", 3), Cut(f"{activation}.out", 2))
+            yield Unit(f"{layer}.types", count, (Cut(f"{layer}.weight", 3), *betas, reader), seen)
 
     def _decoder(self) -> nn.Module | None:
         return build_decoder(

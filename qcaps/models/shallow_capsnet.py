@@ -25,7 +25,7 @@ from qcaps.models.capsnet_initialisation import CapsNetFlavour, initialise_capsn
 from qcaps.models.network import CapsuleNetwork, Chain
 from qcaps.models.parts import decoder_of, routing_of
 from qcaps.models.spec import Preset
-from qcaps.models.units import Cut, Unit, conv_cuts
+from qcaps.models.units import Cut, KeptIndex, Unit, conv_cuts
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,8 @@ class ShallowCapsNetSpec:
         Batch norm before each ReLU and behind the primary convolution.
     primary_types, primary_dim, primary_kernel, primary_stride
         Primary capsules.
+    primary_positions
+        Cells of the primary grid that have capsules; None for all.
     primary_bias, primary_coupling
         ``routed``: one routing pass with this coupling, then a bias; ``conv``: the convolution's own bias.
     reshape_order
@@ -73,6 +75,7 @@ class ShallowCapsNetSpec:
     norm_momentum: float = 0.1
     primary_types: int = 32
     primary_dim: int = 8
+    primary_positions: int | None = None
     primary_kernel: int = 9
     primary_stride: int = 2
     primary_bias: Literal["routed", "conv"] = "routed"
@@ -96,7 +99,6 @@ class ShallowCapsNetSpec:
 
     def build(self) -> CapsuleNetwork:
         """Build the network, its numbers not yet filled in."""
-        rows, columns = self._grid(self.height), self._grid(self.width)
         stages: dict[str, nn.Module] = {}
         channels = (self.channels, *self.conv_channels)
         layers = zip(itertools.pairwise(channels), self.conv_kernels, self.conv_strides, strict=True)
@@ -112,7 +114,7 @@ class ShallowCapsNetSpec:
                 norm_order="before_activation",
             )
         stages["primary"] = self._primary()
-        n_primary = self.primary_types * rows * columns
+        n_primary = self.primary_types * self._positions()
         routing = dataclasses.replace(routing_of(self), prior_logits=self.prior_logits, detach=self.routing_detach)
         stages["class_caps"] = ClassCapsules(n_primary, self.primary_dim, self.classes, self.class_dim, routing)
         return CapsuleNetwork(
@@ -121,12 +123,16 @@ class ShallowCapsNetSpec:
             decoder=decoder_of(self),
             mask_layout=self.mask_layout,
             chains=self._chains(),
-            units=self._units(rows * columns),
+            units=self._units(),
         )
 
     def initialise(self, network: CapsuleNetwork, generator: torch.Generator) -> None:
         """Fill the numbers as the code named by `initial_values` does."""
         initialise_capsnet(network, self.initial_values, generator)
+        primary = network.stages["primary"]
+        assert isinstance(primary, PrimaryCapsules | RoutedPrimaryCapsules)
+        if primary.positions is not None:
+            primary.positions.copy_(torch.arange(len(primary.positions)))
 
     def folded(self) -> Self:
         """Give the spec itself: the published networks have no batch norm to fold."""
@@ -143,11 +149,13 @@ class ShallowCapsNetSpec:
     def with_widths(self, widths: Mapping[str, int]) -> Self:
         """Give the spec of the same network with the kept number of some of its units."""
         convs = [widths.get(f"conv{i}.channels", n) for i, n in enumerate(self.conv_channels, start=1)]
+        positions = widths.get("primary.positions", self._positions())
         return dataclasses.replace(
             self,
             conv_channels=tuple(convs),
             primary_types=widths.get("primary.types", self.primary_types),
             primary_dim=widths.get("primary.dims", self.primary_dim),
+            primary_positions=self.primary_positions if positions == self._positions() else positions,
         )
 
     def _grid(self, size: int) -> int:
@@ -165,6 +173,21 @@ class ShallowCapsNetSpec:
             raise UsageError(f"{size_text} are too few for shallow-capsnet", do=f"it needs {least}")
         return left
 
+    def _cells(self) -> int:
+        """Count the cells of the primary grid."""
+        return self._grid(self.height) * self._grid(self.width)
+
+    def _positions(self) -> int:
+        """Count the cells of the primary grid that have capsules."""
+        cells = self._cells()
+        if self.primary_positions is None:
+            return cells
+        if self.primary_positions > cells:
+            raise UsageError(f"primary_positions of shallow-capsnet is {self.primary_positions}", do=f"at most {cells}")
+        if self.reshape_order == "stacked_raw":
+            raise UsageError("shallow-capsnet has no primary_positions where capsules are runs of cells")
+        return self.primary_positions
+
     def _primary(self) -> nn.Module:
         if self.primary_bias == "routed":
             if not self.primary_coupling:
@@ -179,6 +202,7 @@ class ShallowCapsNetSpec:
                 stride=self.primary_stride,
                 coupling=self.primary_coupling,
                 order=self.reshape_order,
+                positions=self.primary_positions,
                 squash_variant=self.squash,
                 squash_eps=self.squash_eps,
             )
@@ -190,6 +214,7 @@ class ShallowCapsNetSpec:
             stride=self.primary_stride,
             order=self.reshape_order,
             with_norm=self.norm == "batch",
+            positions=self.primary_positions,
             squash_variant=self.squash,
             squash_eps=self.squash_eps,
         )
@@ -201,8 +226,8 @@ class ShallowCapsNetSpec:
         names = [*(f"conv{index}" for index in range(1, len(self.conv_channels) + 1)), "primary"]
         return tuple(Chain(f"{one}.conv", f"{following}.conv") for one, following in itertools.pairwise(names))
 
-    def _units(self, positions: int) -> tuple[Unit, ...]:
-        """Declare convolution channels, capsule types and capsule dimensions."""
+    def _units(self) -> tuple[Unit, ...]:
+        """Declare convolution channels, and types, dimensions and positions of capsules."""
         units = []
         followers = [f"conv{i + 2}" for i in range(len(self.conv_channels) - 1)] + ["primary"]
         for index, (count, following) in enumerate(zip(self.conv_channels, followers, strict=True), start=1):
@@ -217,14 +242,21 @@ class ShallowCapsNetSpec:
         by_dim = conv_cuts("primary.conv", norm=norm, bias=not routed)
         if routed:
             by_type, by_dim = (*by_type, Cut("primary.bias", 0)), (*by_dim, Cut("primary.bias", 1))
-        inner = positions if self.reshape_order == "type_hw" else 1
         rows = ["class_caps.weight"]
         rows += ["class_caps.routing.prior"] if self.prior_logits else []
         rows += ["class_caps.routing.bias"] if self.routing_bias == "after_softmax" else []
-        by_type += tuple(Cut(name, 0, inner) for name in rows)
-        units.append(Unit("primary.types", self.primary_types, by_type))
-        units.append(Unit("primary.dims", self.primary_dim, (*by_dim, Cut("class_caps.weight", 2))))
-        return tuple(units)
+        types, positions = self.primary_types, self._positions()
+        type_run, position_run = (positions, 1) if self.reshape_order == "type_hw" else (1, types)
+        by_type = (*by_type, *(Cut(name, 0, type_run) for name in rows))
+        by_dim = (*by_dim, Cut("class_caps.weight", 2))
+        by_position = tuple(Cut(name, 0, position_run) for name in rows)
+        listed = KeptIndex("primary.positions", of=self._cells())
+        return (
+            *units,
+            Unit("primary.types", types, by_type, (Cut("primary.out", 1, type_run),)),
+            Unit("primary.dims", self.primary_dim, by_dim, (Cut("primary.out", 2),)),
+            Unit("primary.positions", positions, by_position, (Cut("primary.out", 1, position_run),), listed),
+        )
 
 
 SHALLOW_CAPSNET = Preset(ShallowCapsNetSpec(), any_size=True)

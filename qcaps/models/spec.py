@@ -188,8 +188,9 @@ def model_spec(name: str, numbers: Mapping[str, object], *, where: str) -> Model
 
 
 def spec_to_dict(spec: ModelSpec) -> dict[str, object]:
-    """Write a spec as plain data; every number is spelled out."""
-    return {"architecture": spec.architecture, **dataclasses.asdict(cast("Any", spec))}
+    """Write a spec as plain data: every number that the network has is spelled out."""
+    numbers = dataclasses.asdict(cast("Any", spec)).items()
+    return {"architecture": spec.architecture, **{key: value for key, value in numbers if value is not None}}
 
 
 def spec_from_dict(data: object, *, where: str) -> ModelSpec:
@@ -261,22 +262,24 @@ def filled(spec: ModelSpec, tensors: Mapping[str, Tensor], *, where: str) -> Cap
     Raises
     ------
     ArtifactError
-        If a tensor is missing, left over, of another shape or not in single precision.
+        If a tensor is missing, left over, of another shape, not in single precision, or lists units wrongly.
     """
     try:
         network = build(spec).eval()
     except UsageError as error:
         raise ArtifactError(error.what, where=where) from error
-    expected = {k: v.shape for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
+    expected = {k: v for k, v in network.state_dict().items() if not k.endswith("num_batches_tracked")}
     if expected.keys() != tensors.keys():
         odd = sorted(expected.keys() ^ tensors.keys())
         raise ArtifactError(f"tensor {quoted(odd[0])} is missing or left over ({len(odd)} in all)", where=where)
-    for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            sizes = f"{tuple(tensors[name].shape)}, not {tuple(shape)}"
+    for name, own in expected.items():
+        if tensors[name].shape != own.shape:
+            sizes = f"{tuple(tensors[name].shape)}, not {tuple(own.shape)}"
             raise ArtifactError(f"tensor {quoted(name)} has shape {sizes}", where=where)
-        if tensors[name].dtype != torch.float32:
-            raise ArtifactError(f"tensor {quoted(name)} holds {tensors[name].dtype}, not float32", where=where)
+        if tensors[name].dtype != own.dtype:
+            wanted = str(own.dtype).removeprefix("torch.")
+            raise ArtifactError(f"tensor {quoted(name)} holds {tensors[name].dtype}, not {wanted}", where=where)
+    _check_indices(network, tensors, where)
     if _activations(spec, network) > LARGEST_ACTIVATIONS:
         raise ArtifactError("one image would fill more memory than any honest network needs", where=where)
     complete = {k: tensors.get(k, torch.zeros((), dtype=torch.int64)) for k in network.state_dict()}
@@ -284,8 +287,19 @@ def filled(spec: ModelSpec, tensors: Mapping[str, Tensor], *, where: str) -> Cap
     return network
 
 
+def _check_indices(network: CapsuleNetwork, tensors: Mapping[str, Tensor], where: str) -> None:
+    """Refuse a list of the units that are left if it is none."""
+    for index in (unit.index for unit in network.units if unit.index is not None):
+        name = f"stages.{index.tensor}"
+        if name in tensors and not index.is_listed(tensors[name]):
+            promised = f"{len(tensors[name])} of {index.of} units in ascending order"
+            raise ArtifactError(f"tensor {quoted(name)} does not list {promised}", where=where)
+
+
 def _misfit(value: object, hint: object) -> str:
     """Say what a value should have been, or nothing if it fits the type hint."""
+    if get_origin(hint) is types.UnionType:
+        hint = get_args(hint)[0]  # what may be absent is left out of a file, never null
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
         fits = isinstance(value, str) and value in args

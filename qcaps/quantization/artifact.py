@@ -100,7 +100,7 @@ def payload_bytes(network: CapsuleNetwork, plan: BitPlan) -> int:
     """
     shapes = dict(network.named_parameters())
     total = sum(stored_bytes(shapes[name].numel(), plan.weights[site]) for site, name in weight_sites(network).items())
-    return total + sum(4 * tensor.numel() for tensor in float_tensors(network).values())
+    return total + sum(tensor.nbytes for tensor in float_tensors(network).values())
 
 
 @dataclass(frozen=True)

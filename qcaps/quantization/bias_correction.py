@@ -118,7 +118,8 @@ def mean_input(layer: nn.Module, x: Tensor) -> Tensor:
         return mean.view(-1, mean.shape[-1]).mean(0)
     (up, left), (down, right) = layer.stride, layer.dilation
     rows, columns = layer.kernel_size
-    padded = pad(mean, [layer.padding[1]] * 2 + [layer.padding[0]] * 2)  # type: ignore[list-item]  # numbers, not names
+    above, beside = (int(size) for size in layer.padding)
+    padded = pad(mean, (beside, beside, above, above))
     height = (padded.shape[1] - down * (rows - 1) - 1) // up + 1
     width = (padded.shape[2] - right * (columns - 1) - 1) // left + 1
     window = padded.new_full((1, 1, height, width), 1 / (height * width))

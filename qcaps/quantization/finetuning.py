@@ -9,15 +9,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
-from qcaps.capsules.losses import LAST_SPREAD_MARGIN, margin_loss, spread_loss
+from qcaps.capsules.losses import class_loss
 from qcaps.capsules.sites import Hook, hooked
 from qcaps.data.augment import Augmentation
 from qcaps.data.images import ImageSet, to_float
 from qcaps.errors import QcapsError, StoppedError
 from qcaps.evaluation.measure import even_blocks
-from qcaps.models.network import CapsuleNetwork, ClassLoss, weight_sites
+from qcaps.models.network import CapsuleNetwork, weight_sites
 from qcaps.progress import OnProgress, Step, silent
 from qcaps.quantization.draws import uniforms, weight_uniforms
 from qcaps.quantization.formats import NumberFormat
@@ -113,7 +112,7 @@ class _Lesson:
         for part, labels, indices in zip(*parts, strict=True):
             with hooked(self.network, self._array_hook(indices, seed)):
                 scores = functional_call(self.network, weights, (part,)).scores
-            loss = _class_loss(self.network.loss, scores, labels).sum() / len(batch)
+            loss = class_loss(self.network.loss, scores, labels).sum() / len(batch)
             found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
             for gradient, more in zip(gradients, found, strict=True):
                 gradient += more
@@ -145,15 +144,6 @@ class _Lesson:
     @property
     def _is_random(self) -> bool:
         return self.plan.rounding == "stochastic_rounding"
-
-
-def _class_loss(kind: ClassLoss, scores: Tensor, labels: Tensor) -> Tensor:
-    """Give the loss of every image that a network is trained with in the end."""
-    if kind == "cross-entropy":
-        return cross_entropy(scores, labels, reduction="none")
-    if kind == "spread":
-        return spread_loss(scores, labels, LAST_SPREAD_MARGIN)
-    return margin_loss(scores, labels)
 
 
 def _batches(images: int, batch_size: int, steps: int, generator: torch.Generator) -> tuple[Tensor, ...]:

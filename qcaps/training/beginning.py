@@ -62,7 +62,7 @@ def begin(network: CapsuleNetwork, start: Checkpoint | None, freeze: Sequence[st
         random numbers help nobody.
     """
     taken = () if start is None else _fill(network, start)
-    frozen = _stages_to_freeze(network, freeze)
+    frozen = stages_to_freeze(network, freeze)
     strange = [name for name in frozen if name not in taken]
     if strange and start is None:
         raise UsageError(
@@ -75,8 +75,14 @@ def begin(network: CapsuleNetwork, start: Checkpoint | None, freeze: Sequence[st
     return taken
 
 
-def _stages_to_freeze(network: CapsuleNetwork, names: Sequence[str]) -> list[str]:
-    """Look names up; ``backbone`` stands for several."""
+def stages_to_freeze(network: CapsuleNetwork, names: Sequence[str]) -> list[str]:
+    """Look up the stages to freeze; ``backbone`` stands for several.
+
+    Raises
+    ------
+    UsageError
+        If there is no such stage.
+    """
     stages, found = tuple(network.stages), list[str]()
     for name in names:
         if name != "backbone" and name not in stages:

@@ -10,15 +10,14 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
-from qcaps.capsules.losses import margin_loss, reconstruction_loss, spread_loss
+from qcaps.capsules.losses import LAST_SPREAD_MARGIN, class_loss, reconstruction_loss
 from qcaps.config.train import TrainConfig
 from qcaps.data.augment import Augmentation
 from qcaps.data.images import ImageSet, to_float
 from qcaps.errors import QcapsError, StoppedError
 from qcaps.evaluation.measure import measure, predictor
-from qcaps.models.network import CapsuleNetwork
+from qcaps.models.network import CapsuleNetwork, Output
 from qcaps.progress import OnProgress, Step
 from qcaps.training.schedule import epoch_spread_margin, learning_rate, margins
 from qcaps.training.state import EpochRecord, Position, pack_state, unpack_state
@@ -49,6 +48,25 @@ class Surroundings:
 
 
 @dataclass(frozen=True)
+class Lesson:
+    """What is taught beside the labels, and to whom.
+
+    Parameters
+    ----------
+    beside
+        Images and what the network says of them → a further loss of every image, shape ``(batch,)``; None for none.
+    trained
+        Whether the network is trained already; then the margin of a spread loss is wide from the first epoch on.
+    """
+
+    beside: Callable[[Tensor, Output], Tensor] | None = None
+    trained: bool = False
+
+
+FROM_LABELS = Lesson()
+
+
+@dataclass(frozen=True)
 class Trained:
     """Tensors of the best epoch, and the record of all."""
 
@@ -63,6 +81,7 @@ def train(
     accelerator: Accelerator,
     surroundings: Surroundings,
     *,
+    lesson: Lesson = FROM_LABELS,
     resume: State | None = None,
 ) -> Trained:
     """Train a network.
@@ -79,6 +98,8 @@ def train(
         Places the work on devices and processes.
     surroundings
         See :class:`Surroundings`. A save happens after every epoch, every minute and before stopping.
+    lesson
+        See :class:`Lesson`.
     resume
         A state given to `save` earlier; the run continues as if it had never stopped.
 
@@ -89,7 +110,7 @@ def train(
     QcapsError
         If the loss is no longer a number.
     """
-    run = _Run(network, data, config, accelerator)
+    run = _Run(_Losses(network, config, lesson), data, accelerator)
     if resume is not None:
         run.position, run.best = unpack_state(*resume, network, run.optimizer, where="resume file")
     last_save = surroundings.clock()
@@ -114,48 +135,47 @@ def train(
 class _Losses(nn.Module):
     """The network and its losses as one module, the shape that data-parallel training needs."""
 
-    def __init__(self, network: CapsuleNetwork, config: TrainConfig) -> None:
+    def __init__(self, network: CapsuleNetwork, config: TrainConfig, lesson: Lesson) -> None:
         super().__init__()
-        self.network, self.config = network, config
+        self.network, self.config, self.lesson = network, config, lesson
         self.scale = config.regularization_scale if network.decoder is not None else 0.0
         self.share = config.reconstruction_share
 
     def forward(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give the loss to minimise, and the mean class and reconstruction losses."""
         output = self.network(images)
-        class_loss = self._class_loss(output.scores, labels, epoch).mean()
+        own = class_loss(
+            self.network.loss,
+            output.scores,
+            labels,
+            margins=margins(self.config, epoch),
+            spread_margin=LAST_SPREAD_MARGIN if self.lesson.trained else epoch_spread_margin(self.config, epoch),
+        ).mean()
+        total = own if self.lesson.beside is None else own + self.lesson.beside(images, output).mean()
         count = math.ceil(len(images) * self.share)
         if not self.scale or not count:
-            return class_loss, class_loss.detach(), class_loss.new_zeros(())
+            return total, own.detach(), own.new_zeros(())
         drawn = self.network.reconstruct(output.capsules[:count], labels[:count])
         reconstruction = reconstruction_loss(drawn, images[:count]).mean()
-        return class_loss + self.scale * reconstruction, class_loss.detach(), reconstruction.detach()
-
-    def _class_loss(self, scores: Tensor, labels: Tensor, epoch: int) -> Tensor:
-        """Give the loss of every image that the network is meant to be trained with."""
-        if self.network.loss == "cross-entropy":
-            return cross_entropy(scores.float(), labels, reduction="none")
-        if self.network.loss == "spread":
-            return spread_loss(scores, labels, epoch_spread_margin(self.config, epoch))
-        return margin_loss(scores, labels, margins(self.config, epoch))
+        return total + self.scale * reconstruction, own.detach(), reconstruction.detach()
 
 
 class _Run:
     """A training run under way."""
 
-    def __init__(
-        self, network: CapsuleNetwork, data: TrainingData, config: TrainConfig, accelerator: Accelerator
-    ) -> None:
-        self.network, self.data, self.config, self.accelerator = network, data, config, accelerator
+    def __init__(self, losses: _Losses, data: TrainingData, accelerator: Accelerator) -> None:
+        self.network, self.config = losses.network, losses.config
+        self.data, self.accelerator = data, accelerator
         self.position = Position()
         self.best: Mapping[str, Tensor] = {}
-        self.steps_per_epoch = math.ceil(len(data.train) / config.batch_size)
-        network.to(memory_format=torch.channels_last)
+        self.steps_per_epoch = math.ceil(len(data.train) / self.config.batch_size)
+        self.network.to(memory_format=torch.channels_last)
         # Efficient-CapsNet trains with this epsilon; PyTorch's 1e-8 differs only where gradients vanish.
-        self.optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=config.lr, eps=1e-7)
-        losses, prepared = accelerator.prepare(_Losses(network, config), self.optimizer)
-        self.losses: nn.Module = losses
-        self.prepared_optimizer: torch.optim.Optimizer = prepared
+        learning = [p for p in self.network.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.Adam(learning, lr=self.config.lr, eps=1e-7)
+        self.losses: nn.Module
+        self.prepared_optimizer: torch.optim.Optimizer
+        self.losses, self.prepared_optimizer = accelerator.prepare(losses, self.optimizer)
 
     def one_step(self, order: Tensor) -> str:
         """Learn from the next batch; give a note on the loss."""

@@ -17,12 +17,12 @@ from qcaps.config import QuantizeConfig, configure
 from qcaps.data.load import load_split
 from qcaps.distributed import joined, process_index
 from qcaps.errors import StoppedError
+from qcaps.evaluation.ends import INTERRUPT, Ends, Halt
 from qcaps.progress import OnProgress, silent
 from qcaps.quantization.applying import weights_replaced
 from qcaps.quantization.integer import integer_convolutions
 from qcaps.quantization.search.judging import Bench
 from qcaps.quantization.search.sensitivity import measure_sensitivity
-from qcaps.quantization.search.spending import INTERRUPT, Ends, Halt
 from qcaps.quantization.search.task import Found
 from qcaps.quantization.search.trial import Trial
 from qcaps.reports.documents import json_text

@@ -14,12 +14,13 @@ from qcaps.config import QuantizeConfig
 from qcaps.data.augment import no_augmentation
 from qcaps.data.images import ImageSet
 from qcaps.errors import InfeasibleError
+from qcaps.evaluation.ends import INTERRUPT, Ends, Halt
 from qcaps.quantization.calibration import Calibration
 from qcaps.quantization.finetuning import finetune
 from qcaps.quantization.plan import BitPlan
 from qcaps.quantization.search.judging import Baseline, Bench
 from qcaps.quantization.search.refinements import drop_iterations, win_back
-from qcaps.quantization.search.spending import INTERRUPT, Ends, Halt, Ledger
+from qcaps.quantization.search.spending import Ledger
 from qcaps.quantization.search.subject import Subject
 from qcaps.quantization.search.task import Found, Search, Task, conclude, run_search
 from qcaps.registry import SEARCHES

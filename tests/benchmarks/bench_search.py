@@ -22,6 +22,7 @@ from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint
 from qcaps.artifacts.journal import Journal
 from qcaps.config import QuantizeConfig
 from qcaps.data.load import load_split
+from qcaps.evaluation.ends import Ends
 from qcaps.progress import silent
 from qcaps.quantization.search.groups import Widths
 from qcaps.quantization.search.judging import Bench
@@ -29,7 +30,7 @@ from qcaps.quantization.search.pareto import search_pareto
 from qcaps.quantization.search.qcapsnets import search_qcapsnets, stage2_widths
 from qcaps.quantization.search.qcapsnets_task import search_sequentially
 from qcaps.quantization.search.sequential import blocks_of
-from qcaps.quantization.search.spending import Ends, Ledger
+from qcaps.quantization.search.spending import Ledger
 from qcaps.quantization.search.task import Found, Search, Task, run_search
 from qcaps.verbs.quantize_job import Job, calibrated, make_job, make_task
 

@@ -186,6 +186,12 @@ def test_the_first_coupling_is_even_over_types_and_positions():
     assert (inside == 1 / (4 * N_OUT)).all()
 
 
+def test_absent_types_keep_their_even_share_of_the_first_coupling():
+    coupling = passed_arrays(routing_of(OVERLAPPING, absent=2), *inputs_of(OVERLAPPING))["coupling@1"]
+    assert (coupling[0, 0, :, 0] == 1 / (N_OUT + 2)).all()
+    assert (coupling[0, 0, :, TYPES] == 1 / (2 * (N_OUT + 2))).all()
+
+
 def test_positions_compete_for_a_lower_capsule():
     votes, activations = inputs_of(OVERLAPPING)
     votes[:, 0] *= 0.01  # a tight cluster in the first upper position takes what it shares with its neighbours

@@ -11,6 +11,7 @@ from qcaps.capsules.layers import (
     PrimaryCapsules,
     RoutedPrimaryCapsules,
     as_capsules,
+    at_positions,
 )
 from qcaps.capsules.routing import RoutingSpec
 from qcaps.capsules.sites import hooked
@@ -175,6 +176,13 @@ def test_class_capsules_declare_the_weights_of_their_routing(with_bias, weights)
     assert list(layer.sites.weights) == weights
     for name in layer.sites.weights.values():
         assert isinstance(layer.get_parameter(name), torch.nn.Parameter)
+
+
+def test_some_cells_of_a_map_are_kept_in_their_order():
+    maps = torch.arange(2 * 3 * ROWS * COLUMNS).view(2, 3, ROWS, COLUMNS)
+    found = at_positions(maps, torch.tensor([0, 7, 19]))  # rows 0, 1 and 3 of five columns
+    assert found.shape == (2, 3, 3, 1)
+    assert found[1, 2, :, 0].tolist() == [maps[1, 2, 0, 0].item(), maps[1, 2, 1, 2].item(), maps[1, 2, 3, 4].item()]
 
 
 def test_class_capsules_take_another_routing():

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -7,6 +9,8 @@ from qcaps.capsules.losses import (
     HARD_MARGINS,
     NORMAL_MARGINS,
     Margins,
+    class_loss,
+    divergence,
     margin_loss,
     reconstruction_loss,
     spread_loss,
@@ -91,6 +95,56 @@ def test_the_gradient_of_the_spread_loss_is_its_finite_difference():
     scores = torch.rand(4, 5, generator=generator, dtype=torch.float64, requires_grad=True)
     labels = torch.tensor([0, 3, 4, 1])
     assert torch.autograd.gradcheck(lambda s: spread_loss(s, labels, 0.5), scores)
+
+
+def test_each_kind_of_network_has_its_own_class_loss_as_at_the_end_of_training():
+    scores, labels = torch.tensor([[0.5, 0.3, 0.0]]), torch.tensor([0])
+    assert class_loss("margin", scores, labels).tolist() == pytest.approx([0.4**2 + 0.5 * 0.2**2])
+    assert class_loss("spread", scores, labels).tolist() == pytest.approx([0.7**2 + 0.4**2])
+    expected = math.log(math.exp(0.5) + math.exp(0.3) + 1) - 0.5
+    assert class_loss("cross-entropy", scores, labels).tolist() == pytest.approx([expected])
+
+
+def test_margins_of_another_time_can_be_asked_for():
+    scores, labels = torch.tensor([[0.5, 0.3, 0.0]]), torch.tensor([0])
+    assert class_loss("margin", scores, labels, margins=HARD_MARGINS).item() == pytest.approx(0.45**2 + 0.8 * 0.25**2)
+    assert class_loss("spread", scores, labels, spread_margin=0.3).item() == pytest.approx(0.1**2)
+
+
+def test_the_divergence_of_logits_is_that_of_their_softmax_by_hand():
+    target, scores = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[0.0, 0.0]])
+    expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
+    assert divergence("cross-entropy", target, scores).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("kind", ["margin", "spread"])
+def test_the_divergences_of_presences_add_up(kind):
+    target, scores = torch.tensor([[0.5, 0.25]]), torch.tensor([[0.25, 0.5]])
+    first = 0.5 * math.log(2) + 0.5 * math.log(0.5 / 0.75)
+    second = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
+    assert divergence(kind, target, scores).tolist() == pytest.approx([first + second])
+
+
+@pytest.mark.parametrize("kind", ["margin", "spread", "cross-entropy"])
+def test_a_divergence_is_zero_at_the_target_alone(kind):
+    target = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
+    assert divergence(kind, target, target).tolist() == [0.0] * 5
+    assert (divergence(kind, target, target.flip(1)) > 0).all()
+
+
+def test_certain_scores_have_a_finite_divergence_and_gradient():
+    scores = torch.tensor([[0.0, 1.0]], requires_grad=True)
+    found = divergence("margin", torch.tensor([[1.0, 0.0]]), scores)
+    found.backward()
+    assert found.item() == pytest.approx(2 * math.log(1e4), rel=1e-3)
+    assert scores.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("kind", ["margin", "cross-entropy"])
+def test_the_gradient_of_a_divergence_is_its_finite_difference(kind):
+    generator = torch.Generator().manual_seed(1)
+    target, scores = torch.rand(2, 3, 4, generator=generator, dtype=torch.float64) * 0.8 + 0.1
+    assert torch.autograd.gradcheck(lambda s: divergence(kind, target, s), scores.requires_grad_())
 
 
 @pytest.mark.parametrize(("progress", "margin"), [(0, 0.2), (0.5, 0.55), (1, 0.9)])

@@ -7,13 +7,14 @@ import shlex
 from pathlib import Path
 
 import pytest
-from qcaps_cli import evaluate, import_, inspect, listing, quantize, recipe, train, verify
+from qcaps_cli import evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
 from shell import call, spawn
 
 from qcaps.config import (
     EvaluateConfig,
     ImportConfig,
     InspectConfig,
+    PruneConfig,
     QuantizeConfig,
     RunConfig,
     TrainConfig,
@@ -24,11 +25,22 @@ from qcaps.recipe.lookup import find_recipe, shipped_recipes
 from qcaps.recipe.overrides import override
 from qcaps.recipe.schema import check_recipe
 from qcaps.recipe.yaml_reader import read_yaml
-from qcaps.registry import AUGMENTATIONS, DATASETS, DECODERS, IMPORTERS, MODELS, ROUNDINGS, ROUTINGS, SEARCHES
+from qcaps.registry import (
+    AUGMENTATIONS,
+    DATASETS,
+    DECODERS,
+    IMPORTANCES,
+    IMPORTERS,
+    MODELS,
+    ROUNDINGS,
+    ROUTINGS,
+    SEARCHES,
+)
 from qcaps.verbs.outcome import Outcome
 
 MODULES = {
     "train": train,
+    "prune": prune,
     "quantize": quantize,
     "eval": evaluate,
     "run": recipe,
@@ -46,6 +58,7 @@ REGISTRIES = {
     "roundings": ROUNDINGS,
     "searches": SEARCHES,
     "routings": ROUTINGS,
+    "importances": IMPORTANCES,
     "importers": IMPORTERS,
 }
 
@@ -73,6 +86,7 @@ def given(monkeypatch):
         return Outcome(0, (), {}, ())
 
     monkeypatch.setattr("qcaps.verbs.train.train", checked(TrainConfig))
+    monkeypatch.setattr("qcaps.verbs.prune.prune", checked(PruneConfig))
     monkeypatch.setattr("qcaps.verbs.quantize.quantize", checked(QuantizeConfig))
     monkeypatch.setattr("qcaps.verbs.evaluate.evaluate", checked(EvaluateConfig))
     monkeypatch.setattr("qcaps.verbs.inspect.inspect", checked(InspectConfig))
@@ -125,8 +139,44 @@ def test_arguments_and_options_reach_their_verb(capsys, given):
     assert (imported, m.divisor, m.model_arg) == (("a.h5", "efficient-capsnet"), 256, ("height=32",))
 
 
+def test_pruning_options_of_eagleeye_are_understood(capsys, given):
+    call(
+        capsys, "prune", "a.pt", "--flops_target", "0.5", "--max_rate", "0.7", "--cap", "conv1.*=0.2", "--only", "conv*"
+    )
+    ((arguments, found),) = given
+    assert (arguments, found.flops, found.only) == (("a.pt",), 0.5, ("conv*",))
+    assert found.cap == (("*", 0.7), ("conv1.*", 0.2))
+    answer = call(capsys, "prune", "--min_rate", "0")
+    assert (answer.code, answer.err) == (2, "error: --min-rate is retired; ratios begin at 0\n")
+
+
+def test_a_target_out_of_reach_is_told_in_one_line(capsys, tiny_checkpoint, tmp_path):
+    answer = call(capsys, "prune", tiny_checkpoint, "--flops", "0.01", "--out", tmp_path, "--json")
+    document = json.loads(answer.out)
+    assert (answer.code, document["exit_code"], document["where"]) == (4, 4, "--flops")
+    assert answer.err.startswith("error: no strategy keeps 0.01 of the MACs: the narrowest keeps 0.")
+    assert answer.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["--json", "--quiet", "--reproducible"])
+def test_pruning_prints_its_report_or_its_files_or_its_result(capsys, tiny_checkpoint, tmp_path, mode):
+    words = ("--flops", 0.5, "--candidates", 1, "--improve", 0, "--finetune-epochs", 0, "--latency-batch", 1)
+    answer = call(capsys, "prune", tiny_checkpoint, *words, "--calibration-images", 20, "--out", tmp_path, mode)
+    names = ("checkpoint.pt", "report.json", "report.md", "candidates.csv", "strategies.svg")
+    files = [str(tmp_path / name) for name in names]
+    assert answer.code == 0
+    if mode == "--json":
+        assert answer.out == (tmp_path / "report.json").read_text()
+    elif mode == "--quiet":
+        assert (answer.out.splitlines(), answer.err) == (files, "")
+    else:
+        assert answer.out.splitlines()[0].startswith("pruned: ")
+        assert answer.out.splitlines()[1:] == [f"wrote {file}" for file in files]
+        assert "candidates: 1/1  best " in answer.err
+
+
 def test_quantizing_quietly_prints_only_what_was_written(capsys, tiny_checkpoint, tmp_path):
-    answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 5, "--out", tmp_path, "--quiet")
+    answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 3, "--out", tmp_path, "--quiet")
     files = [tmp_path / name for name in ("satisfied.pt", "report.json", "report.md", "pareto.csv", "sensitivity.csv")]
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [str(file) for file in files]
@@ -134,7 +184,7 @@ def test_quantizing_quietly_prints_only_what_was_written(capsys, tiny_checkpoint
 
 
 def test_quantizing_tells_the_verdict_and_the_files(capsys, tiny_checkpoint, tmp_path):
-    answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 5, "--out", tmp_path)
+    answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 3, "--out", tmp_path)
     lines = answer.out.splitlines()
     assert lines[0].startswith("satisfied: ")
     assert f"wrote {tmp_path}/satisfied.pt" in lines
@@ -142,13 +192,13 @@ def test_quantizing_tells_the_verdict_and_the_files(capsys, tiny_checkpoint, tmp
 
 
 def test_quantizing_with_json_prints_the_report(capsys, tiny_checkpoint, tmp_path):
-    answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 5, "--out", tmp_path, "--json")
+    answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 3, "--out", tmp_path, "--json")
     assert answer.out == (tmp_path / "report.json").read_text()
 
 
 def test_the_default_output_folder_is_named_after_the_input(capsys, tiny_checkpoint, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 5)
+    call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 3)
     assert os.listdir(tmp_path / "runs") == ["checkpoint-quantize"]
 
 

@@ -10,11 +10,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from toys import ROUTED
 
 from qcaps.capsules.sites import Sites
-from qcaps.evaluation.cost import StageCost, network_cost, stage_costs
+from qcaps.evaluation.cost import LayerCost, StageCost, network_cost, stage_costs
+from qcaps.models.deepcaps import DeepCapsSpec
 from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
+from qcaps.models.em_capsnet import EMCapsNetSpec
 from qcaps.models.network import CapsuleNetwork, array_sites
 from qcaps.models.shallow_capsnet import ShallowCapsNetSpec
-from qcaps.models.spec import build, initialised
+from qcaps.models.spec import build, image_of, initialised
 
 MNIST = (1, 28, 28)
 
@@ -153,6 +155,36 @@ class Halves(nn.Module):
 def test_a_stage_that_gives_two_tensors_has_two_output_shapes():
     (cost,) = stage_costs(CapsuleNetwork({"halves": Halves()}).eval(), (1, 2, 3))
     assert cost.outputs == ((4, 1, 2, 3), (6,))
+
+
+def test_layers_are_the_modules_with_sites_in_execution_order():
+    layers = network_cost(build(DeepCapsSpec()).eval(), MNIST).layers
+    assert [layer.name for layer in layers][:6] == [
+        "conv1",
+        "block1.l1",
+        "block1.l2",
+        "block1.l3",
+        "block1.skip",
+        "block1",
+    ]
+
+
+def test_the_cost_of_a_layer_is_its_own_and_not_that_of_those_inside_it():
+    layers = {layer.name: layer for layer in network_cost(build(DeepCapsSpec()).eval(), MNIST).layers}
+    assert layers["block4"] == LayerCost("block4", parameters=0, macs=0, activation_values=32 * 8 * 2 * 2)
+    # One kernel for the votes of all lower types, and three sums and two agreements of 32 x 4 x 8 values for each.
+    votes = 32 * (2 * 2) * (32 * 8) * (8 * 9)
+    assert layers["block4.skip"].macs == votes + 5 * 32 * (32 * 2 * 2) * 8 == 2_359_296 + 163_840
+    assert layers["block4.skip"].parameters == 32 * 8 * 8 * 9 + 32 * 8 + 32 * 8
+
+
+@pytest.mark.parametrize("spec", [DeepCapsSpec(), EMCapsNetSpec(), ROUTED], ids=["deep", "em", "routed"])
+def test_the_layers_of_a_stage_add_up_to_it(spec):
+    cost = network_cost(build(spec).eval(), image_of(spec))
+    for stage in cost.stages:
+        own = [layer for layer in cost.layers if layer.name.split(".")[0] == stage.name]
+        for kind in ("parameters", "macs", "activation_values"):
+            assert sum(getattr(layer, kind) for layer in own) == getattr(stage, kind)
 
 
 def test_every_array_is_listed_in_execution_order_with_the_shape_of_one_image():

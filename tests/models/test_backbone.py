@@ -4,25 +4,16 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor, nn
+from prunable import MOBILE, MOBILE_CAPS, RESNET, RESNET_CAPS
+from torch import nn
 
 from qcaps.capsules.backbone_layers import BatchNormSpec, ConvNorm
 from qcaps.errors import UsageError
 from qcaps.models.backbone import Backbone, channel_unit, map_size
-from qcaps.models.mobilenetv1 import MOBILENETV1_WIDTHS, MobileNetV1Spec
-from qcaps.models.mobilenetv1_capsnet import MobileNetV1CapsNetSpec
-from qcaps.models.network import CapsuleNetwork, Fold, encoder_tensors
-from qcaps.models.resnet50 import RESNET50_WIDTHS, ResNet50Spec
-from qcaps.models.resnet50_capsnet import ResNet50CapsNetSpec
-from qcaps.models.spec import ModelSpec, build, filled, initialised
-from qcaps.models.units import Cut, Unit, cut_tensors
+from qcaps.models.network import Fold, encoder_tensors
+from qcaps.models.spec import ModelSpec, build, initialised
+from qcaps.models.units import Cut, Unit
 
-# A sixteenth or an eighth of the published widths, on a map of two rows and one column.
-IMAGE = {"height": 33, "width": 20, "classes": 4}
-RESNET = ResNet50Spec(**IMAGE, widths=tuple(n // 16 for n in RESNET50_WIDTHS))
-RESNET_CAPS = ResNet50CapsNetSpec(**IMAGE, widths=RESNET.widths, primary_types=5, class_dim=6)
-MOBILE = MobileNetV1Spec(**IMAGE, widths=tuple(n // 8 for n in MOBILENETV1_WIDTHS))
-MOBILE_CAPS = MobileNetV1CapsNetSpec(**IMAGE, widths=MOBILE.widths, primary_types=5, class_dim=6)
 PLAIN = [RESNET, MOBILE]
 HEADS = [
     *(replace(spec, head=kind) for spec in (RESNET_CAPS, MOBILE_CAPS) for kind in ("full", "pointwise")),
@@ -33,74 +24,6 @@ HEADS = [
 
 def name_of(spec: ModelSpec) -> str:
     return f"{spec.architecture}-{getattr(spec, 'head', 'plain')}-{spec.norm}-{getattr(spec, 'routing', '')}"
-
-
-def random_tensors(network: CapsuleNetwork) -> dict[str, Tensor]:
-    """Draw every number so that the signal neither fades nor explodes, norms far from the identity."""
-    generator = torch.Generator().manual_seed(0)
-    tensors = {}
-    for name, tensor in encoder_tensors(network).items():
-        values = torch.randn(tensor.shape, generator=generator)
-        if name.endswith(("norm.weight", "running_var")):
-            values = 0.6 + torch.rand(tensor.shape, generator=generator)
-        elif name.endswith(("bias", "running_mean")):
-            values = 0.1 * values
-        elif tensor.ndim == 4 and "class_caps" not in name:
-            values = values * (2 / tensor[0].numel()) ** 0.5
-        tensors[name] = values
-    return tensors
-
-
-def images(spec: ModelSpec) -> Tensor:
-    return 3 * torch.randn(2, spec.channels, spec.height, spec.width, generator=torch.Generator().manual_seed(3))
-
-
-def scores(network: CapsuleNetwork, spec: ModelSpec) -> Tensor:
-    with torch.inference_mode():
-        return network(images(spec)).scores
-
-
-def kept_of(unit: Unit) -> list[int]:
-    """Keep about two thirds, the first and the last among them in no regular order."""
-    kept = torch.randperm(unit.count, generator=torch.Generator().manual_seed(unit.count))
-    return sorted(kept[: -(-2 * unit.count // 3)].tolist())
-
-
-def masked(tensors: dict[str, Tensor], unit: Unit, kept: list[int]) -> dict[str, Tensor]:
-    """Make the removed units zero where they are made, and leave every tensor its shape."""
-    found = dict(tensors)
-    removed = [u for u in range(unit.count) if u not in kept]
-    for cut in unit.cuts:
-        if cut.axis == 0:
-            stretch = found[f"stages.{cut.tensor}"].clone()
-            stretch.view(-1, unit.count, cut.inner, *stretch.shape[1:])[:, removed] = 0
-            found[f"stages.{cut.tensor}"] = stretch
-    return found
-
-
-@pytest.mark.parametrize(
-    "spec",
-    [
-        *(s for plain in PLAIN for s in (plain, plain.folded())),
-        *HEADS,
-        RESNET_CAPS.folded(),
-        MOBILE_CAPS.folded(),
-        replace(RESNET_CAPS, routing="attention", routing_bias="after_softmax"),
-        replace(MOBILE_CAPS, routing="uniform", routing_bias="none"),
-    ],
-    ids=name_of,
-)
-def test_a_cut_network_computes_what_the_masked_one_does(spec: ModelSpec) -> None:
-    network = build(spec)
-    whole = silenced = cut = random_tensors(network)
-    for unit in network.units:
-        silenced, cut = masked(silenced, unit, kept_of(unit)), cut_tensors(cut, unit, kept_of(unit))
-    smaller = spec.with_widths({unit.name: len(kept_of(unit)) for unit in network.units})
-    found = scores(filled(smaller, cut, where="cut"), spec)
-    expected = scores(filled(spec, silenced, where="masked"), spec)
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert not torch.allclose(expected, scores(filled(spec, whole, where="whole"), spec), rtol=1e-2)
-    assert not torch.allclose(expected[0], expected[1], rtol=1e-3)
 
 
 @pytest.mark.parametrize("spec", [*PLAIN, *HEADS], ids=name_of)

@@ -144,6 +144,7 @@ def test_a_depthwise_head_needs_one_channel_for_each_number() -> None:
         head_stages(DEPTHWISE, 13, SIZE)
 
 
+SEEN = {"types": (Cut("primary.out", 1),), "dims": (Cut("primary.out", 2),)}
 BACKBONE = Backbone({}, (Unit("a.channels", 7, (Cut("a", 0),)), Unit("b.channels", 12, (Cut("b", 0), Cut("c", 1)))))
 
 
@@ -153,16 +154,20 @@ def test_the_last_channels_also_cut_what_the_primary_layer_reads(kind: HeadKind)
     assert first == BACKBONE.units[0]
     assert last == Unit("b.channels", 12, (Cut("b", 0), Cut("c", 1), Cut("primary.conv.weight", 1)))
     rows = [("primary.conv.weight", 0), ("primary.conv.bias", 0)]
-    assert types == Unit("primary.types", 3, (*(Cut(*row, inner=4) for row in rows), Cut("class_caps.weight", 0)))
-    assert dims == Unit("primary.dims", 4, (*(Cut(*row) for row in rows), Cut("class_caps.weight", 2)))
+    by_type = (*(Cut(*row, inner=4) for row in rows), Cut("class_caps.weight", 0))
+    assert types == Unit("primary.types", 3, by_type, SEEN["types"])
+    by_dim = (*(Cut(*row) for row in rows), Cut("class_caps.weight", 2))
+    assert dims == Unit("primary.dims", 4, by_dim, SEEN["dims"])
 
 
 def test_the_last_channels_of_a_depthwise_head_are_its_capsules() -> None:
     first, types, dims = head_units(DEPTHWISE, BACKBONE)
     rows = [("b", 0), ("c", 1), ("primary.conv.weight", 0), ("primary.conv.bias", 0)]
     assert first == BACKBONE.units[0]
-    assert types == Unit("primary.types", 3, (*(Cut(*row, inner=4) for row in rows), Cut("class_caps.weight", 0)))
-    assert dims == Unit("primary.dims", 4, (*(Cut(*row) for row in rows), Cut("class_caps.weight", 2)))
+    by_type = (*(Cut(*row, inner=4) for row in rows), Cut("class_caps.weight", 0))
+    assert types == Unit("primary.types", 3, by_type, SEEN["types"])
+    by_dim = (*(Cut(*row) for row in rows), Cut("class_caps.weight", 2))
+    assert dims == Unit("primary.dims", 4, by_dim, SEEN["dims"])
 
 
 def test_a_bias_for_each_pair_follows_the_types() -> None:

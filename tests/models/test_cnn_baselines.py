@@ -206,7 +206,7 @@ def test_cutting_units_that_are_zero_changes_no_score(spec, name):
     unit = next(unit for unit in network.units if unit.name == name)
     kept = [u for u in range(unit.count) if u not in (0, 2)]
     pruned = initialised(spec.with_widths({name: len(kept)}), seed=5).eval()
-    pruned.load_state_dict(cut_tensors(network.state_dict(), unit, kept), strict=True)
+    pruned.load_state_dict(cut_tensors(network.state_dict(), {unit: kept}), strict=True)
     assert parameter_count(pruned) < parameter_count(network)
     torch.testing.assert_close(pruned(images(spec)).scores, expected)
 

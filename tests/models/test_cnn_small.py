@@ -81,7 +81,7 @@ def test_cutting_channels_that_are_zero_changes_no_score(name, stage):
     unit = next(unit for unit in network.units if unit.name == name)
     kept = [u for u in range(unit.count) if u not in (0, 2)]
     pruned = initialised(SPEC.with_widths({name: len(kept)}), seed=5).eval()
-    pruned.load_state_dict(cut_tensors(network.state_dict(), unit, kept), strict=True)
+    pruned.load_state_dict(cut_tensors(network.state_dict(), {unit: kept}), strict=True)
     torch.testing.assert_close(pruned(IMAGES).scores, expected)
 
 

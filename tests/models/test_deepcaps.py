@@ -262,7 +262,7 @@ def test_every_layer_and_every_sum_declares_its_types_and_dimensions():
 def cut(network, unit):
     """Cut the second unit out of every tensor."""
     kept = [u for u in range(unit.count) if u != 1]
-    return cut_tensors(network.state_dict(), unit, kept)
+    return cut_tensors(network.state_dict(), {unit: kept})
 
 
 @pytest.mark.parametrize("unit", UNITS.values(), ids=UNITS)

@@ -166,7 +166,11 @@ def test_units_can_change_places(name):
             parameter.data.normal_(generator=torch.Generator().manual_seed(seed))
     expected = network(images)
     unit = next(unit for unit in network.units if unit.name == name)
-    moved = cut_tensors(network.state_dict(), unit, [*range(1, unit.count), 0])
+    moved = network.state_dict()
+    for cut in unit.cuts:
+        path = f"stages.{cut.tensor}"
+        by_unit = moved[path].unflatten(cut.axis, (unit.count, cut.inner))
+        moved[path] = by_unit.roll(1, cut.axis).flatten(cut.axis, cut.axis + 1)
     assert any(not moved[path].equal(tensor) for path, tensor in network.state_dict().items())
     network.load_state_dict(moved)
     torch.testing.assert_close(network(images).scores, expected.scores, rtol=1e-5, atol=1e-6)
@@ -180,7 +184,7 @@ def test_a_primary_type_without_activation_can_be_cut_away():
     silenced["stages.primary.activation.conv.bias"][1] = -1000
     unit = next(unit for unit in network.units if unit.name == "primary.types")
     narrow = build(SMALL.with_widths({"primary.types": 2}))
-    narrow.load_state_dict(cut_tensors(silenced, unit, [0, 2]), assign=True)
+    narrow.load_state_dict(cut_tensors(silenced, {unit: [0, 2]}), assign=True)
     torch.testing.assert_close(narrow(images).scores, network(images).scores, rtol=1e-5, atol=1e-6)
 
 
@@ -190,6 +194,8 @@ def test_a_primary_type_without_activation_can_be_cut_away():
         ({"conv_kernels": (3,)}, "conv_types, conv_kernels and conv_strides of em-capsnet differ in length"),
         ({"height": 16}, "16x32 pixels are too few for em-capsnet"),
         ({"routing_passes": 101}, "routing_passes of em-capsnet is 101"),
+        ({"competing_types": (32,)}, "competing_types of em-capsnet has an entry for each"),
+        ({"competing_types": (31, 32)}, "competing_types of em-capsnet has an entry for each"),
         ({"lambda_decay": 1.5}, r"lambda_decay of em-capsnet is 1\.5"),
         ({"variance_floor": 0.0}, r"variance_floor of em-capsnet is 0\.0"),
     ],

@@ -225,7 +225,7 @@ def test_every_unit_cuts_exactly_the_tensors_of_the_narrower_network(name):
     assert not {unit.name for unit in network.units if unit.name.split(".")[0] in classes}
     for unit in network.units:
         kept = range(math.ceil(unit.count / 3))
-        cut = cut_tensors(tensors_of(network), unit, kept)
+        cut = cut_tensors(tensors_of(network), {unit: kept})
         narrow = build(spec.with_widths({unit.name: len(kept)}))
         assert {k: v.shape for k, v in cut.items()} == {k: v.shape for k, v in tensors_of(narrow).items()}, unit.name
         assert {u.name: u.count for u in narrow.units} == {
@@ -237,11 +237,7 @@ def test_every_unit_cuts_exactly_the_tensors_of_the_narrower_network(name):
 def test_all_units_can_be_cut_together(name):
     spec = preset(name).spec
     network = build(spec)
-    tensors, widths = tensors_of(network), {unit.name: math.ceil(unit.count / 2) for unit in network.units}
-    for unit in network.units:
-        # The declarations of a network that is already narrower say where the next unit lies.
-        done = {name: widths[name] for name in list(widths)[: [u.name for u in network.units].index(unit.name)]}
-        current = {u.name: u for u in build(spec.with_widths(done)).units}[unit.name]
-        tensors = cut_tensors(tensors, current, range(widths[unit.name]))
-    expected = tensors_of(build(spec.with_widths(widths)))
+    kept = {unit: range(math.ceil(unit.count / 2)) for unit in network.units}
+    tensors = cut_tensors(tensors_of(network), kept)
+    expected = tensors_of(build(spec.with_widths({unit.name: len(indices) for unit, indices in kept.items()})))
     assert {k: v.shape for k, v in tensors.items()} == {k: v.shape for k, v in expected.items()}

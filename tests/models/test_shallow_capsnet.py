@@ -151,3 +151,42 @@ def test_a_spec_without_its_decoder_is_otherwise_the_same():
 
 def test_there_is_nothing_to_fold():
     assert SMALL.folded() == SMALL
+
+
+def test_a_network_of_some_positions_has_their_capsules_alone():
+    network = initialised(SMALL, seed=0)
+    fewer = initialised(dataclasses.replace(SMALL, primary_positions=2), seed=0)
+    fewer.stages["primary"].positions.copy_(torch.tensor([3, 8]))
+    images = torch.rand(2, 1, 19, 20)
+    capsules = fewer.stages["primary"](fewer.stages["conv1"](images))
+    every = network.stages["primary"](network.stages["conv1"](images)).view(2, 3, 36, 8)
+    assert capsules.equal(every[:, :, [3, 8]].reshape(2, 6, 8))
+    assert fewer.stages["class_caps"].weight.shape == (6, 4, 8, 16)
+
+
+def test_a_fresh_network_of_some_positions_has_the_first_ones():
+    network = initialised(dataclasses.replace(SMALL, primary_positions=2), seed=0)
+    assert network.stages["primary"].positions.tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ({"primary_positions": 37}, "primary_positions of shallow-capsnet is 37; at most 36"),
+        (
+            {"primary_positions": 2, "reshape_order": "stacked_raw"},
+            "shallow-capsnet has no primary_positions where capsules are runs of cells",
+        ),
+    ],
+)
+def test_positions_that_there_are_not_are_refused(numbers, message):
+    with pytest.raises(UsageError) as error:
+        build(dataclasses.replace(SMALL, **numbers))
+    assert str(error.value) == message
+
+
+def test_all_positions_of_a_network_need_no_list():
+    assert SMALL.with_widths({"primary.positions": 36}) == SMALL
+    fewer = SMALL.with_widths({"primary.positions": 35})
+    assert fewer.with_widths({"primary.positions": 35}) == fewer
+    assert "stages.primary.positions" not in build(SMALL).state_dict()

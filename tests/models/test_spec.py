@@ -112,12 +112,62 @@ def test_the_numbers_of_another_architecture_are_refused():
         read(header(SMALL, architecture="efficient-capsnet"))
 
 
-@pytest.mark.parametrize("name", [f.name for f in dataclasses.fields(ShallowCapsNetSpec)])
+ALWAYS_THERE = [f.name for f in dataclasses.fields(ShallowCapsNetSpec) if f.name != "primary_positions"]
+
+
+@pytest.mark.parametrize("name", ALWAYS_THERE)
 def test_a_missing_number_never_falls_back_to_a_default(name):
     data = header()
     del data[name]
     with pytest.raises(ArtifactError, match=f"lacks {name}"):
         read(data)
+
+
+def test_a_number_that_a_network_has_not_is_left_out_and_never_null():
+    assert "primary_positions" not in header()
+    assert header(dataclasses.replace(SMALL, primary_positions=3))["primary_positions"] == 3
+    with pytest.raises(ArtifactError, match="primary_positions of shallow-capsnet is 'None', not a whole number"):
+        read(header(primary_positions=None))
+
+
+# 6 rows and 6 columns of primary capsules.
+LISTED = dataclasses.replace(SMALL, primary_positions=3)
+
+
+def listing(positions, spec=LISTED):
+    """Fill a network whose list of positions has come out of a file."""
+    tensors = encoder_tensors(initialised(LISTED, seed=0))
+    return filled(spec, {**tensors, "stages.primary.positions": positions}, where="model.pt")
+
+
+def test_a_list_of_positions_is_read_back():
+    assert listing(torch.tensor([0, 7, 35])).stages["primary"].positions.tolist() == [0, 7, 35]
+
+
+@pytest.mark.parametrize("positions", [[0, 7, 36], [-1, 0, 7], [0, 7, 7], [7, 0, 8], [2**62, 2**62 + 1, 2**63 - 1]])
+def test_a_list_that_names_no_positions_is_refused(positions):
+    with pytest.raises(ArtifactError) as error:
+        listing(torch.tensor(positions))
+    expected = "tensor 'stages.primary.positions' does not list 3 of 36 units in ascending order (model.pt)"
+    assert str(error.value) == expected
+
+
+@pytest.mark.parametrize(
+    ("positions", "reason"),
+    [
+        (torch.tensor([0.0, 7.0, 35.0]), "holds torch.float32, not int64"),
+        (torch.tensor([0, 7], dtype=torch.int64), r"has shape \(2,\), not \(3,\)"),
+        (torch.tensor([[0, 7, 35]]), r"has shape \(1, 3\), not \(3,\)"),
+    ],
+)
+def test_a_list_of_another_kind_is_refused(positions, reason):
+    with pytest.raises(ArtifactError, match=reason):
+        listing(positions)
+
+
+def test_a_list_in_a_network_that_has_all_positions_is_left_over():
+    with pytest.raises(ArtifactError, match="missing or left over"):
+        listing(torch.tensor([0, 7, 35]), spec=SMALL)
 
 
 def test_an_unknown_key_in_a_header_is_refused():

@@ -30,7 +30,7 @@ steps:
   - step: quantize
   - {step: eval, latency: false}
 promises:
-  accuracy-tolerance: 5
+  accuracy-tolerance: 3
   memory-budget: 30 kB
 """
 
@@ -110,7 +110,7 @@ def test_the_resolved_recipe_spells_out_every_default(ran):
     resolved = yaml.safe_load((ran[0] / "recipe.resolved.yaml").read_text())
     train, quantize, evaluate = resolved["steps"]
     assert (train["decay-rate"], train["hard-training"], train["split-seed"]) == (0.96, False, 1234)
-    assert (quantize["accuracy-tolerance"], quantize["memory-budget"]) == ("5", "30000B")
+    assert (quantize["accuracy-tolerance"], quantize["memory-budget"]) == ("3", "30000B")
     assert quantize["rounding"] == "round_to_nearest"
     assert [step["seed"] for step in resolved["steps"]] == [5, 5, 5]
     assert evaluate["split"] == "test"

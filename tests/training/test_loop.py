@@ -10,7 +10,7 @@ from toys import FOLDED, NORMED, toy_images
 
 import qcaps.training.loop
 from qcaps.artifacts.container import read_container, write_container
-from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS
+from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, margin_loss
 from qcaps.config import TrainConfig
 from qcaps.data.augment import no_augmentation, shift_augmentation
 from qcaps.data.images import ImageSet
@@ -22,7 +22,7 @@ from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
 from qcaps.models.spec import initialised
 from qcaps.progress import silent
 from qcaps.training.devices import accelerator
-from qcaps.training.loop import Surroundings, TrainingData, train
+from qcaps.training.loop import FROM_LABELS, Lesson, Surroundings, TrainingData, train
 
 WITH_DECODER = dataclasses.replace(NORMED, decoder="fc")
 # 20 images in batches of 8: three steps an epoch, the last one of 4 images.
@@ -40,9 +40,9 @@ def surroundings(*, save=lambda state: None, stop=lambda: False, clock=lambda: 0
     return Surroundings(clock, on_progress, save, stop)
 
 
-def run(config=CONFIG, *, spec=NORMED, data=None, network=None, resume=None, **world):
-    network = network or initialised(spec, config.seed)
-    return train(network, data or toy_data(), config, accelerator("cpu", "no"), surroundings(**world), resume=resume)
+def run(config=CONFIG, *, spec=NORMED, data=None, network=None, lesson=FROM_LABELS, resume=None, **world):
+    network, place = network or initialised(spec, config.seed), accelerator("cpu", "no")
+    return train(network, data or toy_data(), config, place, surroundings(**world), lesson=lesson, resume=resume)
 
 
 def stop_after(steps: int):
@@ -230,13 +230,13 @@ def test_the_history_tells_the_learning_rate_of_the_last_step_of_every_epoch():
 
 def test_hard_margins_are_used_in_the_last_half_of_the_epochs(monkeypatch):
     used = []
-    real = qcaps.training.loop.margin_loss
+    real = qcaps.training.loop.class_loss
 
-    def record(scores, labels, chosen):
-        used.append(chosen)
-        return real(scores, labels, chosen)
+    def record(*args, margins, **more):
+        used.append(margins)
+        return real(*args, margins=margins, **more)
 
-    monkeypatch.setattr(qcaps.training.loop, "margin_loss", record)
+    monkeypatch.setattr(qcaps.training.loop, "class_loss", record)
     run(dataclasses.replace(CONFIG, hard_training=True), spec=FOLDED)
     assert used == [NORMAL_MARGINS] * 6 + [HARD_MARGINS] * 3
 
@@ -357,6 +357,49 @@ def test_a_network_is_trained_with_the_loss_it_declares(loss):
             expected += math.log(sum(map(math.exp, row))) - row[label]
     config = dataclasses.replace(CONFIG, epochs=1, batch_size=20)
     record = run(config, network=network, data=data).position.history[0]
+    assert record.class_loss == pytest.approx(expected / 20, rel=1e-4)
+
+
+def test_a_lesson_is_given_the_images_as_they_are_learned_from_and_what_the_network_says_of_them():
+    network, data, given = initialised(FOLDED, CONFIG.seed), toy_data(no_augmentation), []
+
+    def beside(images, output):
+        given.append((images, output))
+        return output.scores.sum(1) * 0
+
+    with torch.no_grad():
+        expected = network(data.train.pixels / 255)
+    run(dataclasses.replace(CONFIG, epochs=1, batch_size=20), network=network, data=data, lesson=Lesson(beside))
+    ((images, output),) = given
+    order = [(data.train.pixels / 255 == image).flatten(1).all(1).nonzero().item() for image in images]
+    assert sorted(order) == list(range(20))
+    torch.testing.assert_close(output.scores, expected.scores[order])
+    torch.testing.assert_close(output.capsules, expected.capsules[order])
+
+
+def test_a_lesson_adds_its_mean_to_the_loss_and_nothing_to_what_is_told():
+    images = toy_images(NORMED, 20, split="train")
+    images = dataclasses.replace(images, labels=torch.zeros(20, dtype=torch.int64))
+    data = TrainingData(images, toy_images(NORMED, 13, seed=1), 255, no_augmentation)
+    # The opposite of what is learned from labels: together they teach nothing.
+    opposite = Lesson(lambda images, output: -margin_loss(output.scores, torch.zeros(len(images), dtype=torch.int64)))
+    taught, plain = (run(spec=FOLDED, data=data, lesson=lesson) for lesson in (opposite, FROM_LABELS))
+    start = initialised(FOLDED, CONFIG.seed).state_dict()
+    assert all(tensor.equal(start[name]) for name, tensor in taught.tensors.items())
+    assert not all(tensor.equal(start[name]) for name, tensor in plain.tensors.items())
+    assert all(record.class_loss > 0.1 for record in taught.position.history)
+
+
+def test_a_network_that_is_trained_already_meets_the_wide_spread_margin_at_once():
+    network, data = initialised(FOLDED, CONFIG.seed), toy_data(no_augmentation)
+    network.loss = "spread"
+    with torch.no_grad():
+        scores = network(data.train.pixels / 255).scores
+    expected = 0.0
+    for row, label in zip(scores.tolist(), data.train.labels.tolist(), strict=True):
+        expected += sum(max(0, 0.9 - (row[label] - a)) ** 2 for j, a in enumerate(row) if j != label)
+    config = dataclasses.replace(CONFIG, epochs=1, batch_size=20)
+    record = run(config, network=network, data=data, lesson=Lesson(trained=True)).position.history[0]
     assert record.class_loss == pytest.approx(expected / 20, rel=1e-4)
 
 

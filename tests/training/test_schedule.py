@@ -40,6 +40,18 @@ def test_a_rate_of_one_never_decays():
     assert learning_rate(config, 10**6, steps_per_epoch=1) == 0.1
 
 
+@pytest.mark.parametrize(("step", "share"), [(0, 1.0), (10, 0.75), (15, 0.5), (20, 0.25), (30, 0.0)])
+def test_a_cosine_falls_to_zero_over_all_steps(step, share):
+    # Thirds and halves of 180 degrees: cosines 1, 1/2, 0, -1/2 and -1.
+    config = TrainConfig(lr=0.2, epochs=3, schedule="cosine", decay_rate=0.1, decay_steps=1)
+    assert learning_rate(config, step, steps_per_epoch=10) == pytest.approx(0.2 * share, abs=1e-12)
+
+
+def test_a_cosine_stays_at_its_floor():
+    config = TrainConfig(lr=0.2, epochs=3, schedule="cosine", lr_floor=0.12)
+    assert [learning_rate(config, step, steps_per_epoch=10) for step in (15, 29)] == [0.12, 0.12]
+
+
 @pytest.mark.parametrize(("epochs", "first_hard"), [(10, 5), (5, 3), (3, 2), (2, 1)])
 def test_hard_training_covers_the_last_half_of_the_epochs_rounded_down(epochs, first_hard):
     config = TrainConfig(epochs=epochs, hard_training=True)

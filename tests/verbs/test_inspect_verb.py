@@ -60,7 +60,7 @@ def test_every_stage_tells_what_it_gives_costs_and_can_lose(shallow):
     conv1, primary, class_caps = shallow["stages"]
     assert (conv1["name"], conv1["outputs"], conv1["parameters"]) == ("conv1", [[256, 20, 20]], 20_992)
     assert (conv1["weight_sites"], conv1["array_sites"], conv1["units"]) == (2, 1, {"channels": 256})
-    assert (primary["outputs"], primary["units"]) == ([[1152, 8]], {"types": 32, "dims": 8})
+    assert (primary["outputs"], primary["units"]) == ([[1152, 8]], {"types": 32, "dims": 8, "positions": 36})
     assert (class_caps["units"], class_caps["weight_sites"]) == ({}, 2)
 
 

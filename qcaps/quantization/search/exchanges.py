@@ -17,7 +17,7 @@ LEAST_SHARE = 0.02
 # A step up is worth a test where it takes back this share of the damage of the step down.
 LEAST_RELIEF = 0.5
 # The search ends after so many rejections in a row.
-PATIENCE = 12
+PATIENCE = 30
 # A guess at how often a plan passes whose damage is r times that of one that did: EVEN · r^-STEEPNESS.
 EVEN, STEEPNESS = 0.5, 4
 # Share of the split that a rejection takes.

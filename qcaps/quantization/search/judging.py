@@ -14,15 +14,17 @@ from torch import Tensor
 from qcaps.artifacts.journal import Journal, content_key
 from qcaps.data.images import ImageSet, to_float
 from qcaps.distributed import from_all, from_first, process_index
+from qcaps.evaluation.content import network_content
+from qcaps.evaluation.ends import Ends, Halt
 from qcaps.evaluation.measure import Measurement
 from qcaps.models.network import CapsuleNetwork
 from qcaps.models.spec import ModelSpec
 from qcaps.progress import OnProgress, Step
 from qcaps.quantization.integer import integer_units
 from qcaps.quantization.plan import BitPlan, plan_to_dict
-from qcaps.quantization.search.spending import Ends, Halt, Ledger
+from qcaps.quantization.search.spending import Ledger
 from qcaps.quantization.search.staging import Run, StageMemory, running
-from qcaps.quantization.search.subject import Subject, network_content
+from qcaps.quantization.search.subject import Subject
 
 # When a judgement may end: as soon as the verdict is likely enough to steer by, as soon as it is certain, or never.
 Until = Literal["steering", "certain", "complete"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bisect
+import functools
 import math
 from collections.abc import Callable
 
@@ -17,8 +19,11 @@ from qcaps.quantization.search.task import Found, Task, conclude
 
 # The first point tested is predicted to lose so many times what is allowed, and one image more.
 FIRST_GUESS = 4.0
-# Below so many losses a single image weighs much: cheaper points are tried beside the cheapest that passed, and none
-# that is predicted to lose more than is allowed, for so small a split may well not show it.
+# Of what is allowed a plan may be predicted to lose so much. Of many plans that lose about what is allowed some pass by
+# luck, and then fail on other images; the prediction has no part in that luck. From so many losses on luck weighs less
+# and the prediction is too dark, so that the share grows in proportion.
+TRUSTED, WEIGHTY_LOSSES = 0.75, 10
+# Below so many losses a single image weighs much: cheaper points are tried beside the cheapest that passed.
 FEW_LOSSES, BESIDE = 6, 4
 LARGEST_DAMAGE = 1e12
 
@@ -42,17 +47,17 @@ def search_pareto(task: Task) -> Found:
     scores = measure_sensitivity(task.bench, task.baseline, task.subject, groups, widths)
     prices = Prices(task.subject, groups, widths, scores)
     joint = prices.front(groups, task.activation_weight)
-    _seek(task, prices, lambda steering: _descend(task, joint, None, prices.spread, "front", steering=steering))
+    most = most_damage(task)
+    _seek(task, prices, lambda steering: _descend(task, joint, None, prices.spread, "front", most, steering), most)
     fullest = _fill(task, prices)
     dearest = prices.spread(joint.choice(len(joint) - 1))
     return conclude(task, memory=fullest, accuracy=task.smallest or dearest, scores=scores)
 
 
 def most_damage(task: Task) -> float:
-    """Give the damage above which plans are not even tried: infinite, unless the split allows few losses only."""
+    """Give the damage of a plan that is predicted to lose as much as is trusted to hold on other images."""
     allowed = float(task.allowance) / len(task.subject.seeds)
-    if allowed >= FEW_LOSSES:
-        return math.inf
+    allowed *= TRUSTED * max(1, allowed / WEIGHTY_LOSSES)
     low, high = 0.0, 1.0
     while predicted_losses(task.baseline, high) < allowed and high < LARGEST_DAMAGE:
         high *= 2
@@ -63,13 +68,13 @@ def most_damage(task: Task) -> float:
 
 
 def _seek(
-    task: Task, prices: Prices, descend: Callable[[bool], Widths | None], *, within_budgets: bool = False
+    task: Task, prices: Prices, descend: Callable[[bool], Widths | None], most: float, *, within_budgets: bool = False
 ) -> None:
     """Descend and exchange by likely verdicts, then make certain; where all of them were wrong, descend for certain."""
     start = descend(True)
     if start is None:
         return
-    exchange(task, prices, start, most_damage=most_damage(task), within_budgets=within_budgets)
+    exchange(task, prices, start, most_damage=most, within_budgets=within_budgets)
     task.make_certain(within_budgets=within_budgets)
     if task.smallest is None or (within_budgets and task.best is None):
         descend(False)
@@ -79,30 +84,29 @@ def _fill(task: Task, prices: Prices) -> Widths:
     """Take the plan of least damage within the budgets; if nothing satisfies yet, make it as small as it passes."""
     weights = prices.front([group for group in prices.groups if group.is_weight], 1.0)
     arrays = prices.front([group for group in prices.groups if not group.is_weight], 1.0)
-    payload, activations = prices.totals(weights)[0], prices.totals(arrays)[1]
-    small = [p for p in range(len(weights)) if _fits(task, payload[p], 0.0)]
-    light = [p for p in range(len(arrays)) if _fits(task, 0.0, activations[p])]
+    least_weights, least_arrays = weights.choice(0), arrays.choice(0)
+    small = _fitting(weights, lambda own: task.fits(prices.spread(own | least_arrays)))
+    light = _fitting(arrays, lambda own: task.fits(prices.spread(own | least_weights)))
     fixed_weights, fixed_arrays = weights.choice(small[-1] if small else 0), arrays.choice(light[-1] if light else 0)
 
-    def of_arrays(steering: bool) -> Widths | None:
-        return _descend(
-            task, arrays, light, lambda own: prices.spread(fixed_weights | own), "arrays", steering=steering
-        )
+    def of_arrays(most: float, steering: bool) -> Widths | None:
+        return _descend(task, arrays, light, lambda own: prices.spread(fixed_weights | own), "arrays", most, steering)
 
-    def of_weights(steering: bool) -> Widths | None:
-        return _descend(
-            task, weights, small, lambda own: prices.spread(fixed_arrays | own), "weights", steering=steering
-        )
+    def of_weights(most: float, steering: bool) -> Widths | None:
+        return _descend(task, weights, small, lambda own: prices.spread(fixed_arrays | own), "weights", most, steering)
 
-    if task.best is None and task.limits.budget_bytes is not None:
-        _seek(task, prices, of_arrays, within_budgets=True)
-    elif task.best is None and task.limits.activation_budget is not None:
-        _seek(task, prices, of_weights, within_budgets=True)
+    of_limited = of_arrays if task.limits.budget_bytes is not None else of_weights
+    limited = task.limits.budget_bytes is not None or task.limits.activation_budget is not None
+    for most in (most_damage(task), math.inf):  # where a budget binds, a plan that passes by luck is better than none
+        if limited and task.best is None:
+            _seek(task, prices, functools.partial(of_limited, most), most, within_budgets=True)
     return prices.spread(fixed_weights | fixed_arrays)
 
 
-def _fits(task: Task, payload: float, activations: float) -> bool:
-    return task.limits.fits(round(payload) + task.overhead_bytes, round(payload), activations)
+def _fitting(front: Front, fits: Callable[[dict[str, int]], bool]) -> list[int]:
+    """List the points that are within the budgets; the costlier a point the larger it is."""
+    last = bisect.bisect_left(range(len(front)), True, key=lambda point: not fits(front.choice(point)))
+    return list(range(last))
 
 
 def _descend(
@@ -111,14 +115,13 @@ def _descend(
     points: list[int] | None,
     spread: Callable[[dict[str, int]], Widths],
     phase: str,
-    *,
+    most: float,
     steering: bool,
 ) -> Widths | None:
     """Find the cheapest of some points of a front, or of all, that keeps the accuracy; give its widths."""
     points = list(range(len(front))) if points is None else points
     if not points:
         return None
-    most = most_damage(task)
     points = [point for point in points if front.scores[point] <= most] or points[-1:]
     scores = front.scores[points]
     bound = FIRST_GUESS * (task.allowed / len(task.subject.seeds)) + 1
@@ -134,7 +137,7 @@ def _descend(
         widths = spread(front.choice(points[place]))
         return task.judge(widths, phase, score=float(scores[place]), steering=steering)
 
-    beside = BESIDE if math.isfinite(most) else 0
+    beside = BESIDE if task.allowance / len(task.subject.seeds) < FEW_LOSSES else 0
     costs = (np.asarray(front.costs[points]) + 1).tolist()
     found = cheapest_passing(test, costs, scores.tolist(), start=low, beside=beside)
     return None if found is None else spread(front.choice(points[found]))

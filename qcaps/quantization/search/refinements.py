@@ -8,13 +8,13 @@ from collections.abc import Callable
 from torch import Tensor
 
 from qcaps.errors import StoppedError
+from qcaps.evaluation.ends import INTERRUPT, Halt
 from qcaps.models.network import encoder_tensors, to_inference
 from qcaps.models.spec import filled
 from qcaps.quantization.plan import BitPlan
 from qcaps.quantization.routing_passes import with_fewer_passes
 from qcaps.quantization.search.groups import Widths
 from qcaps.quantization.search.pricing import Prices
-from qcaps.quantization.search.spending import INTERRUPT, Halt
 from qcaps.quantization.search.subject import Subject
 from qcaps.quantization.search.task import Found, Task
 

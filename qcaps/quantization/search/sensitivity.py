@@ -13,12 +13,12 @@ from torch import Tensor
 from qcaps.artifacts.journal import content_key
 from qcaps.data.images import ImageSet, to_float
 from qcaps.distributed import from_all, from_first, process_count, process_index
+from qcaps.evaluation.ends import Halt
 from qcaps.progress import Step
 from qcaps.quantization.formats import Float32
 from qcaps.quantization.plan import BitPlan, plan_to_dict
 from qcaps.quantization.search.groups import Group
 from qcaps.quantization.search.judging import Baseline, Bench, margins_of
-from qcaps.quantization.search.spending import Halt
 from qcaps.quantization.search.staging import running
 from qcaps.quantization.search.subject import Subject
 
@@ -27,7 +27,7 @@ IMAGES = 48
 # Widths that are measured; those between are interpolated, those above follow the law of the rounding error.
 MEASURED = (1, 2, 3, 4, 6, 8)
 # Of a group that makes up less than this share of all weights or of all arrays, only these are.
-SMALL, MEASURED_OF_SMALL = 0.01, (4, 8)
+SMALL, MEASURED_OF_SMALL = 0.01, (2, 4, 8)
 # The squared error of a rounding falls to a quarter with every bit.
 QUARTER = 0.25
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,9 +12,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from qcaps.data.spec import DataSpec
+from qcaps.evaluation.content import network_content, tensors_sha256
 from qcaps.evaluation.measure import even_blocks
 from qcaps.models.network import CapsuleNetwork, float_tensors, weight_sites
-from qcaps.models.spec import ModelSpec, image_of, spec_to_dict
+from qcaps.models.spec import ModelSpec, image_of
 from qcaps.quantization.applying import RoundedWeights, round_weight, round_weights
 from qcaps.quantization.bias_correction import Correctable, correctable, corrected_bias
 from qcaps.quantization.calibration import Calibration, SiteRange, array_format, weight_format
@@ -193,17 +193,3 @@ class Subject:
             array = site.split("@", 1)[0]
             widest[array] = max(widest.get(array, 0.0), found.values * widths[site] / 8)
         return sum(widest.values())
-
-
-def network_content(model: ModelSpec, network: CapsuleNetwork) -> tuple[object, ...]:
-    """Identify a network by its spec and the sha256 of its numbers, names included."""
-    return spec_to_dict(model), tensors_sha256(network.state_dict())
-
-
-def tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
-    """Identify tensors by their names, shapes and numbers."""
-    digest = hashlib.sha256()
-    for name in sorted(tensors):
-        digest.update(f"{name}{tuple(tensors[name].shape)}".encode())
-        digest.update(tensors[name].detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()

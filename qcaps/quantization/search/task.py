@@ -8,11 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 
+from qcaps.evaluation.ends import Ends, Halt
 from qcaps.quantization.limits import Limits
 from qcaps.quantization.search.groups import Group, Widths, fine_groups
 from qcaps.quantization.search.judging import Baseline, Bench, Judgement
 from qcaps.quantization.search.sensitivity import Scores
-from qcaps.quantization.search.spending import Ends, Halt
 from qcaps.quantization.search.subject import Subject
 from qcaps.quantization.search.trial import Trial, file_bytes, make_trial, summed_verdict
 

@@ -16,12 +16,13 @@ from toys import FOLDED
 
 from qcaps.artifacts.journal import Journal
 from qcaps.data.images import ImageSet
+from qcaps.evaluation.ends import Ends, Halt
 from qcaps.evaluation.measure import Measurement
 from qcaps.models.network import Output
 from qcaps.quantization.plan import BitPlan
 from qcaps.quantization.search import judging
 from qcaps.quantization.search.judging import Baseline, Bench, Judgement, margins_of
-from qcaps.quantization.search.spending import Ends, Halt, Ledger
+from qcaps.quantization.search.spending import Ledger
 from qcaps.quantization.search.subject import Subject
 
 # A busy machine would break a deadline without a reason.

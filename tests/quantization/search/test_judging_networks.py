@@ -12,13 +12,13 @@ from toy_search import IMAGES, by_hand, judged_images, net_loss, toy_bench, toy_
 from toys import FOLDED, ROUTED, toy_images, toy_network
 
 from qcaps.data.images import ImageSet
+from qcaps.evaluation.ends import Ends, Halt
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.progress import Step
 from qcaps.quantization.calibration import Calibration
 from qcaps.quantization.formats import Rounding
 from qcaps.quantization.search import judging
 from qcaps.quantization.search.judging import BATCH
-from qcaps.quantization.search.spending import Ends, Halt
 from qcaps.quantization.search.subject import Subject
 
 

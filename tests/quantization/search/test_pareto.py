@@ -7,14 +7,15 @@ from decimal import Decimal
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from toy_search import MadeUpBench, haphazard, made_up_scores, made_up_task, never_run
+from toy_search import MadeUpBench, haphazard, made_up_scores, made_up_task, never_run, toy_bench, toy_task
 
 from qcaps.evaluation.tolerance import Tolerance
 from qcaps.quantization.limits import Limits
 from qcaps.quantization.search.descent import SAME_COST, STEP
 from qcaps.quantization.search.groups import Widths
-from qcaps.quantization.search.pareto import search_pareto
+from qcaps.quantization.search.pareto import TRUSTED, WEIGHTY_LOSSES, most_damage, search_pareto
 from qcaps.quantization.search.pricing import Prices
+from qcaps.quantization.search.sensitivity import predicted_losses
 from qcaps.quantization.search.task import Found, Task
 
 # A busy machine would break a deadline without a reason.
@@ -202,3 +203,22 @@ def test_the_same_search_again_finds_the_same() -> None:
 def test_without_any_loss_allowed_float_is_left() -> None:
     _, found = searched(lambda widths: set(widths.values()) == {32})
     assert set(found.satisfied.widths.values()) == {32}
+
+
+def test_no_plan_is_tried_that_is_predicted_to_lose_more_than_is_trusted() -> None:
+    with toy_bench() as bench:
+        task = toy_task(bench, allowed=8)
+        most = most_damage(task)
+        found = search_pareto(task)
+    assert predicted_losses(task.baseline, most) <= TRUSTED * 8
+    assert predicted_losses(task.baseline, 1.01 * most) > TRUSTED * 8
+    scores = [tried.score for tried in found.tried if tried.phase == "exchange"]
+    assert scores
+    assert max(scores) <= most
+
+
+def test_of_more_losses_than_ten_a_larger_share_may_be_predicted() -> None:
+    with toy_bench() as bench:
+        task = toy_task(bench, allowed=20)
+    found = predicted_losses(task.baseline, most_damage(task))
+    assert found == pytest.approx(TRUSTED * 20 * 20 / WEIGHTY_LOSSES, rel=1e-3)

@@ -12,6 +12,7 @@ from toy_search import IMAGES, judged_images, toy_bench, toy_subject, toy_task
 from toys import ROUTED, toy_network
 
 from qcaps.data.images import ImageSet, to_float
+from qcaps.evaluation.ends import Ends, Halt
 from qcaps.evaluation.measure import Measurement
 from qcaps.progress import Step
 from qcaps.quantization.applying import ArrayRounder, round_weights, weights_replaced
@@ -22,7 +23,6 @@ from qcaps.quantization.search import judging, sensitivity
 from qcaps.quantization.search.groups import Group
 from qcaps.quantization.search.judging import Baseline, Bench
 from qcaps.quantization.search.sensitivity import MEASURED, Scores, measure_sensitivity, predicted_losses
-from qcaps.quantization.search.spending import Ends, Halt
 from qcaps.quantization.search.subject import Subject
 
 # A weight, an array and one of several iterations.

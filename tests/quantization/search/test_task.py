@@ -28,6 +28,7 @@ from toy_search import (
 )
 from toys import FOLDED, ROUTED, toy_network
 
+from qcaps.evaluation.ends import INTERRUPT, Ends, Halt
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.evaluation.tolerance import Tolerance
 from qcaps.models.spec import ModelSpec
@@ -36,11 +37,11 @@ from qcaps.quantization.artifact import load
 from qcaps.quantization.formats import Rounding
 from qcaps.quantization.limits import Limits
 from qcaps.quantization.plan import plan_to_dict
-from qcaps.quantization.search import judging
+from qcaps.quantization.search import judging, pareto
 from qcaps.quantization.search.common_width import search_common_width
 from qcaps.quantization.search.groups import Widths
 from qcaps.quantization.search.pareto import search_pareto
-from qcaps.quantization.search.spending import INTERRUPT, Ends, Halt, Ledger
+from qcaps.quantization.search.spending import Ledger
 from qcaps.quantization.search.subject import Subject
 from qcaps.quantization.search.task import Found, Search, Task, run_search
 from qcaps.quantization.search.trial import file_bytes
@@ -127,8 +128,9 @@ def float_predictions(spec: ModelSpec) -> torch.Tensor:
     ],
 )
 def test_every_verdict_of_a_search_is_that_of_a_complete_evaluation(
-    spec: ModelSpec, rounding: Rounding, allowed: int
+    spec: ModelSpec, rounding: Rounding, allowed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(pareto, "TRUSTED", 10.0)  # for plans that fail to be tried
     found = searched(spec=spec, rounding=rounding, allowed=allowed, memory_bytes=10**8).found
     subject = toy_subject(spec, rounding)
     certain = [tried for tried in found.tried if tried.judgement.certain]
