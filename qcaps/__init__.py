@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from qcaps.quantization.artifact import load
+    from qcaps.quantization.loading import load
     from qcaps.recipe.runner import run
     from qcaps.verbs.evaluate import evaluate
     from qcaps.verbs.importing import import_checkpoint
@@ -25,7 +25,7 @@ _TARGETS = {
     "evaluate": "qcaps.verbs.evaluate",
     "import_checkpoint": "qcaps.verbs.importing",
     "inspect": "qcaps.verbs.inspect",
-    "load": "qcaps.quantization.artifact",
+    "load": "qcaps.quantization.loading",
     "quantize": "qcaps.verbs.quantize",
     "run": "qcaps.recipe.runner",
     "train": "qcaps.verbs.train",

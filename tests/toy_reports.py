@@ -91,6 +91,7 @@ def toy_search(**changes: object) -> SearchFacts:
         stopped_early="",
         evaluation_path="float",
         batch_norm_folded=True,
+        prepared=True,
         details={},
     )
     return dataclasses.replace(facts, **changes)

@@ -149,6 +149,7 @@ def _search_rows(search: SearchFacts) -> list[Sequence[str]]:
         "stopped early": search.stopped_early or "no",
         "evaluated with": search.evaluation_path,
         "batch norms folded": "yes" if search.batch_norm_folded else "no",
+        "channels balanced, biases corrected": "yes" if search.prepared else "no",
         **{name.replace("_", " "): value for name, value in sorted(search.details.items())},
     }
     return [(escaped(name), escaped(value)) for name, value in rows.items()]

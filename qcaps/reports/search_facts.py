@@ -28,6 +28,8 @@ class SearchFacts:
         How candidates were evaluated: in ``float`` or with ``integers``.
     batch_norm_folded
         Whether batch norms were folded into the weights.
+    prepared
+        Whether channels were balanced and biases corrected.
     details
         What else the search says of itself.
     """
@@ -44,6 +46,7 @@ class SearchFacts:
     stopped_early: str
     evaluation_path: str
     batch_norm_folded: bool
+    prepared: bool
     details: Mapping[str, object]
 
 

@@ -12,7 +12,7 @@ from qcaps.reports.sizes import Sizes, trial_sizes
 
 
 def search_facts(
-    name: str, task: Task, found: Found, ledger: Ledger, *, folded: bool, evaluation_path: str
+    name: str, task: Task, found: Found, ledger: Ledger, *, folded: bool, prepared: bool, evaluation_path: str
 ) -> SearchFacts:
     """Describe a search.
 
@@ -22,6 +22,8 @@ def search_facts(
         Its registry name, what it was given, what it found and what it spent.
     folded
         Whether batch norms were folded into the weights.
+    prepared
+        Whether channels were balanced and biases corrected.
     evaluation_path
         How candidates were evaluated.
     """
@@ -39,6 +41,7 @@ def search_facts(
         stopped_early=found.stopped,
         evaluation_path=evaluation_path,
         batch_norm_folded=folded,
+        prepared=prepared,
         details=found.details,
     )
 

@@ -9,7 +9,7 @@ from qcaps.data.dataset import dataset as find_dataset
 from qcaps.data.spec import DIVISORS, DataSpec, data_spec
 from qcaps.errors import UsageError
 from qcaps.models.spec import ModelSpec, image_of
-from qcaps.quantization.artifact import Loaded
+from qcaps.quantization.loading import Loaded
 
 
 def chosen_data(source: Checkpoint | Loaded, dataset: str | None, *, where: str) -> DataSpec:

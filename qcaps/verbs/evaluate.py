@@ -25,8 +25,9 @@ from qcaps.evaluation.statistics import wilson_interval
 from qcaps.models.network import encoder_tensors, parameter_count
 from qcaps.models.spec import filled
 from qcaps.progress import OnProgress, silent
-from qcaps.quantization.artifact import Loaded, load, payload_bytes, predictions_sha256
+from qcaps.quantization.artifact import payload_bytes, predictions_sha256
 from qcaps.quantization.folding import fold_batch_norms
+from qcaps.quantization.loading import Loaded, load
 from qcaps.reports.evaluation import ClassScore, Evaluation, evaluation_lines
 from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable

@@ -18,8 +18,9 @@ from qcaps.evaluation.cost import NetworkCost, network_cost
 from qcaps.models.network import CapsuleNetwork, encoder_tensors, weight_sites
 from qcaps.models.spec import ModelSpec, build, fitted_spec, image_of, preset, spec_to_dict
 from qcaps.progress import OnProgress, silent
-from qcaps.quantization.artifact import Artifact, Loaded, load, payload_bytes
+from qcaps.quantization.artifact import Artifact, payload_bytes
 from qcaps.quantization.formats import NumberFormat, format_to_dict
+from qcaps.quantization.loading import Loaded, load
 from qcaps.registry import MODELS, near_matches
 from qcaps.reports.inspection import (
     Decoder,

@@ -15,8 +15,8 @@ from qcaps.evaluation.measure import Measurement, Predict, measure, predictor
 from qcaps.evaluation.statistics import compare_paired, wilson_interval
 from qcaps.evaluation.tolerance import Verdict
 from qcaps.quantization.applying import Saturation
-from qcaps.quantization.artifact import Loaded, load
 from qcaps.quantization.limits import Limits
+from qcaps.quantization.loading import Loaded, load
 from qcaps.quantization.search.trial import Trial, summed_verdict
 from qcaps.reports.conclusion import conclude, judge_promises, message, warnings
 from qcaps.reports.layers import layer_table
@@ -53,6 +53,8 @@ class Evidence:
         In percent, with which the report split has to show the accuracy; None: what was counted decides.
     evaluation_path
         How candidates were evaluated: in ``float`` or with ``integers``.
+    prepared
+        Whether channels were balanced and biases corrected.
     """
 
     source: Checkpoint
@@ -62,6 +64,7 @@ class Evidence:
     out: Path
     confidence: float | None = None
     evaluation_path: str = "float"
+    prepared: bool = True
 
     @property
     def trials(self) -> dict[str, Trial]:
@@ -137,7 +140,15 @@ def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
 
 def _search(e: Evidence) -> SearchFacts:
     ran, folded = e.ran, e.source.model.folded() != e.source.model
-    return search_facts(ran.name, ran.task, ran.found, ran.ledger, folded=folded, evaluation_path=e.evaluation_path)
+    return search_facts(
+        ran.name,
+        ran.task,
+        ran.found,
+        ran.ledger,
+        folded=folded,
+        prepared=e.prepared,
+        evaluation_path=e.evaluation_path,
+    )
 
 
 def _comparison(e: Evidence, in_float: Sizes) -> tuple[SearchRow, ...]:

@@ -33,7 +33,7 @@ from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.outcome import Outcome, make_folder
 from qcaps.verbs.proof import Evidence, prove
-from qcaps.verbs.quantize_job import Job, calibrated, make_job, make_task
+from qcaps.verbs.quantize_job import Job, calibrated, make_job, make_task, prepares
 from qcaps.verbs.quantize_search import Material, Ran, run_searches
 
 FILES = ("satisfied.pt", "memory.pt", "accuracy.pt")
@@ -116,6 +116,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
                 out,
                 config.confidence,
                 _path(next(iter(ran[0].found.by_file().values()))),
+                prepares(config),
             )
             proven = prove(evidence, job.limits)
         except Halt as halt:

@@ -13,7 +13,8 @@ from qcaps.evaluation.routing_watch import Mean, RoutingWatch
 from qcaps.evaluation.watching import watched
 from qcaps.models.network import encoder_tensors, to_inference
 from qcaps.models.spec import filled
-from qcaps.quantization.artifact import Artifact, Loaded
+from qcaps.quantization.artifact import Artifact
+from qcaps.quantization.loading import Loaded
 from qcaps.reports.quantization import RoutingChange, SiteChange, UniformRouting
 
 # Images of the search split on which the routing is looked at.

@@ -11,8 +11,8 @@ from qcaps.evaluation.measure import measure
 from qcaps.evaluation.watching import RangeWatch, watched
 from qcaps.models.network import weight_sites
 from qcaps.progress import OnProgress
-from qcaps.quantization.artifact import Loaded
 from qcaps.quantization.formats import Float32, NumberFormat, PerChannel
+from qcaps.quantization.loading import Loaded
 from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable
 

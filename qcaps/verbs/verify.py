@@ -9,7 +9,7 @@ from pathlib import Path
 from qcaps.artifacts.bundled import find_checkpoint
 from qcaps.config import format_size
 from qcaps.errors import UsageError
-from qcaps.quantization.artifact import SelfTest, load
+from qcaps.quantization.loading import SelfTest, load
 from qcaps.verbs.outcome import Outcome
 
 
@@ -22,7 +22,7 @@ class Verified:
     file, sha256, kind, model, file_bytes
         The file, whether it is a ``checkpoint`` or an ``artifact``, its architecture, and its size on disk.
     tensors, tensor_bytes, self_test
-        See :class:`~qcaps.quantization.artifact.Checks`.
+        See :class:`~qcaps.quantization.loading.Checks`.
     """
 
     file: str

@@ -14,8 +14,9 @@ from qcaps.models.network import encoder_tensors, to_inference
 from qcaps.models.spec import build, filled, initialised
 from qcaps.pruning.surgery import cut
 from qcaps.quantization.applying import round_weights, weights_replaced
-from qcaps.quantization.artifact import Artifact, artifact_bytes, load, payload_bytes
+from qcaps.quantization.artifact import Artifact, artifact_bytes, payload_bytes
 from qcaps.quantization.calibration import calibrate, plan_of_width
+from qcaps.quantization.loading import load
 
 TENSORS = drawn_tensors(build(SHALLOW))
 

@@ -21,20 +21,12 @@ from qcaps.errors import ArtifactError
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.models.network import encoder_tensors, weight_sites
 from qcaps.models.spec import ModelSpec
-from qcaps.quantization import artifact as module
+from qcaps.quantization import loading as module
 from qcaps.quantization.applying import ArrayRounder, round_weights, weights_replaced
-from qcaps.quantization.artifact import (
-    ARTIFACT,
-    SCORES,
-    Artifact,
-    artifact_bytes,
-    load,
-    payload_bytes,
-    predictions_sha256,
-    replay_self_test,
-)
+from qcaps.quantization.artifact import ARTIFACT, SCORES, Artifact, artifact_bytes, payload_bytes, predictions_sha256
 from qcaps.quantization.calibration import calibrate, plan_of_width
 from qcaps.quantization.formats import FixedPoint, Float32, Rounding
+from qcaps.quantization.loading import load, replay_self_test
 from qcaps.quantization.plan import BitPlan
 
 SCHEMES: list[Rounding] = ["round_to_nearest", "stochastic_rounding", "truncation", "logarithmic"]
@@ -569,7 +561,7 @@ def test_the_self_test_bears_another_prediction_only_where_scores_moved(
 ) -> None:
     artifact, expected, step = of_self_test(tmp_path)
     found = expected.clone()
-    monkeypatch.setattr(module, "_self_test_scores", lambda _: found)
+    monkeypatch.setattr(module, "self_test_scores", lambda _: found)
     found[0], expected[0] = torch.tensor([0.30, 0.31, 0.2]), torch.tensor([0.33, 0.31, 0.2])
     assert step > 0.03
     assert replay_self_test(artifact, expected)

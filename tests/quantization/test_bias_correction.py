@@ -15,10 +15,10 @@ from qcaps.models.cnn_small import CNN_SMALL
 from qcaps.models.resnet50 import RESNET50
 from qcaps.models.spec import ModelSpec
 from qcaps.quantization.applying import weights_replaced
-from qcaps.quantization.artifact import load
 from qcaps.quantization.bias_correction import correctable, corrected_bias, mean_input, watching_inputs
 from qcaps.quantization.calibration import calibrate
 from qcaps.quantization.formats import FixedPoint, Rounding
+from qcaps.quantization.loading import load
 from qcaps.quantization.search.subject import Subject
 from qcaps.quantization.search.trial import make_trial
 

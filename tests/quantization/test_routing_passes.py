@@ -16,9 +16,10 @@ from qcaps.models.mobilenetv1_capsnet import MOBILENETV1_CAPSNET
 from qcaps.models.network import array_sites, encoder_tensors, to_inference
 from qcaps.models.spec import filled, image_of, preset
 from qcaps.quantization.applying import ArrayRounder, round_weights, weights_replaced
-from qcaps.quantization.artifact import Artifact, artifact_bytes, load
+from qcaps.quantization.artifact import Artifact, artifact_bytes
 from qcaps.quantization.calibration import calibrate, plan_of_width
 from qcaps.quantization.formats import FixedPoint, Float32
+from qcaps.quantization.loading import load
 from qcaps.quantization.plan import BitPlan
 from qcaps.quantization.routing_passes import with_fewer_passes
 from qcaps.registry import MODELS

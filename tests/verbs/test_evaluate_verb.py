@@ -20,7 +20,7 @@ from qcaps.errors import ArtifactError, StoppedError, UsageError
 from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
 from qcaps.models.network import encoder_tensors
 from qcaps.models.spec import ModelSpec
-from qcaps.quantization.artifact import load
+from qcaps.quantization.loading import load
 
 
 def entry_of(*files, **options) -> dict:

@@ -19,8 +19,9 @@ from qcaps.data.spec import data_spec
 from qcaps.errors import ArtifactError, StoppedError, UsageError
 from qcaps.models.network import array_sites, encoder_tensors, weight_sites
 from qcaps.models.spec import build, initialised, preset
-from qcaps.quantization.artifact import Artifact, artifact_bytes, load
+from qcaps.quantization.artifact import Artifact, artifact_bytes
 from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PerChannel
+from qcaps.quantization.loading import load
 from qcaps.quantization.plan import BitPlan
 from qcaps.registry import MODELS
 from qcaps.verbs.site_ranges import held_range

@@ -14,8 +14,8 @@ from qcaps.evaluation.measure import measure, predictor
 from qcaps.evaluation.statistics import compare_paired
 from qcaps.evaluation.tolerance import Tolerance
 from qcaps.models.network import encoder_tensors
-from qcaps.quantization.artifact import load
 from qcaps.quantization.limits import Limits
+from qcaps.quantization.loading import load
 from qcaps.quantization.search.common_width import search_common_width
 from qcaps.quantization.search.spending import Ledger
 from qcaps.quantization.search.task import conclude

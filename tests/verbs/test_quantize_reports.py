@@ -12,7 +12,7 @@ from qcaps.evaluation.liveness import array_lives
 from qcaps.evaluation.measure import measure
 from qcaps.models.network import array_sites
 from qcaps.models.spec import build, image_of
-from qcaps.quantization.artifact import load
+from qcaps.quantization.loading import load
 
 OPTIONS = {"accuracy_tolerance": 3, "memory_budget": "14kB", "compare_baseline": "common-width"}
 

@@ -22,7 +22,7 @@ from qcaps.data.load import load_split
 from qcaps.data.spec import data_spec
 from qcaps.errors import ArtifactError, InfeasibleError, StoppedError, UsageError
 from qcaps.models.network import encoder_tensors, predictions
-from qcaps.quantization.artifact import load
+from qcaps.quantization.loading import load
 from qcaps.registry import ROUNDINGS
 from qcaps.verbs import quantize_job
 
@@ -453,3 +453,13 @@ def test_the_same_images_calibrate_whatever_the_batch_size(tiny_checkpoint, sati
     # Sums over a batch differ in their last digits, so only what was decided is compared.
     mine, other = load(satisfied[0] / "satisfied.pt").artifact, load(outcome.files[0]).artifact
     assert dataclasses.asdict(mine.plan) == dataclasses.asdict(other.plan)
+
+
+def test_a_network_can_be_quantized_as_it_was_trained(tiny_checkpoint, satisfied, tmp_path):
+    outcome = qcaps.quantize(tiny_checkpoint, **WIDE, prepare=False, out=tmp_path)
+    assert (outcome.document["search"]["prepared"], report_of(satisfied[0])["search"]["prepared"]) == (False, True)
+    plain, float_network = (
+        load(path).network.stages["conv1"].conv for path in (tmp_path / "satisfied.pt", tiny_checkpoint)
+    )
+    bits = next(layer["bits"] for layer in outcome.document["layers"] if layer["site"] == "conv1.bias")
+    assert (plain.bias - float_network.bias).abs().max() <= 2.0 ** (2 - bits) * float_network.bias.abs().max()

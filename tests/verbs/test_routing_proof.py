@@ -13,8 +13,9 @@ from qcaps.data.spec import data_spec
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.models.network import array_sites, encoder_tensors, weight_sites
 from qcaps.models.spec import filled
-from qcaps.quantization.artifact import Artifact, artifact_bytes, load
+from qcaps.quantization.artifact import Artifact, artifact_bytes
 from qcaps.quantization.formats import FixedPoint, Float32
+from qcaps.quantization.loading import load
 from qcaps.quantization.plan import BitPlan
 from qcaps.reports.quantization import RoutingChange, SiteChange, UniformRouting
 from qcaps.verbs.routing_proof import WATCHED, dead_router_notes, routing_change, uniform_routing

@@ -33,9 +33,9 @@ from qcaps.evaluation.measure import measure, predictor
 from qcaps.evaluation.tolerance import Tolerance
 from qcaps.models.spec import ModelSpec
 from qcaps.progress import Step
-from qcaps.quantization.artifact import load
 from qcaps.quantization.formats import Rounding
 from qcaps.quantization.limits import Limits
+from qcaps.quantization.loading import load
 from qcaps.quantization.plan import plan_to_dict
 from qcaps.quantization.search import judging, pareto
 from qcaps.quantization.search.common_width import search_common_width

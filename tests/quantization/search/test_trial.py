@@ -13,8 +13,9 @@ from toys import FOLDED, NORMED, ROUTED, toy_network
 from qcaps.evaluation.measure import Measurement, measure, predictor
 from qcaps.models.spec import ModelSpec
 from qcaps.quantization.applying import round_weights
-from qcaps.quantization.artifact import SELF_TEST_IMAGES, load, predictions_sha256
+from qcaps.quantization.artifact import SELF_TEST_IMAGES, predictions_sha256
 from qcaps.quantization.formats import Rounding
+from qcaps.quantization.loading import load
 from qcaps.quantization.search.groups import Widths
 from qcaps.quantization.search.judging import Bench
 from qcaps.quantization.search.subject import Subject
