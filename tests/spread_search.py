@@ -17,7 +17,7 @@ from qcaps.quantization.search.task import run_search
 def search(folder: Path) -> dict[str, object]:
     """Search with a journal in a folder; give plain data of everything that comes out."""
     with toy_bench(folder if process_index() == 0 else None, memory_bytes=10**8) as bench:
-        task = toy_task(bench, toy_subject(rounding="stochastic_rounding"), allowed=15, widths=(2, 4, 8))
+        task = toy_task(bench, toy_subject(rounding="stochastic_rounding"), allowed=30, widths=(2, 4, 8))
         found = run_search(search_pareto, task)
     return {
         "tried": [[t.phase, dict(t.widths), repr(t.judgement)] for t in found.tried],

@@ -160,6 +160,7 @@ def test_how_it_was_found_tells_the_cost_beside_that_of_the_sequential_search() 
         "stopped early": "no",
         "evaluated with": "float",
         "batch norms folded": "yes",
+        "channels balanced, biases corrected": "yes",
         "dropped iterations": "1",
     }
 

@@ -24,11 +24,12 @@ def test_the_facts_are_those_of_the_task_and_of_its_ledger() -> None:
     with toy_bench() as bench:
         task = toy_task(bench, toy_subject(rounding="stochastic_rounding", per_channel=True))
         found = dataclasses.replace(NOTHING, stopped="time budget", details={"path": "A"})
-        facts = search_facts("pareto", task, found, ledger, folded=True, evaluation_path="integers")
+        facts = search_facts("pareto", task, found, ledger, folded=True, prepared=True, evaluation_path="integers")
     assert (facts.strategy, facts.rounding, facts.scales) == ("pareto", "stochastic_rounding", "channel")
     assert (facts.seeds, facts.plans_tried, facts.stopped_early) == ((7, 8, 9), 0, "time budget")
     assert (facts.image_forwards, facts.without_rejection, facts.whole) == (414, 200 + 2 * IMAGES, 200 + 3 * 3 * IMAGES)
-    assert (facts.evaluation_path, facts.batch_norm_folded, facts.details) == ("integers", True, {"path": "A"})
+    assert (facts.evaluation_path, facts.batch_norm_folded, facts.prepared) == ("integers", True, True)
+    assert facts.details == {"path": "A"}
 
 
 # 9 + 2L + 2R evaluations of 100 images; blocks L, of which R have a routing of several passes.
