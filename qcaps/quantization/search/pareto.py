@@ -48,8 +48,13 @@ def search_pareto(task: Task) -> Found:
     prices = Prices(task.subject, groups, widths, scores)
     joint = prices.front(groups, task.activation_weight)
     most = most_damage(task)
-    _seek(task, prices, lambda steering: _descend(task, joint, None, prices.spread, "front", most, steering), most)
+    way = functools.partial(_descend, task, joint, None, prices.spread, "front", most)
+    _approach(task, prices, way, most)
+    if task.promising and task.fits(min(task.promising, key=task.objective)):
+        _settle(task, way)
     fullest = _fill(task, prices)
+    if task.best is None:  # what was only promising is the smallest that keeps the accuracy
+        _settle(task, way)
     dearest = prices.spread(joint.choice(len(joint) - 1))
     return conclude(task, memory=fullest, accuracy=task.smallest or dearest, scores=scores)
 
@@ -67,17 +72,21 @@ def most_damage(task: Task) -> float:
     return low
 
 
-def _seek(
-    task: Task, prices: Prices, descend: Callable[[bool], Widths | None], most: float, *, within_budgets: bool = False
+def _approach(
+    task: Task, prices: Prices, way: Callable[[bool], Widths | None], most: float, *, within_budgets: bool = False
 ) -> None:
-    """Descend and exchange by likely verdicts, then make certain; where all of them were wrong, descend for certain."""
-    start = descend(True)
-    if start is None:
-        return
-    exchange(task, prices, start, most_damage=most, within_budgets=within_budgets)
+    """Descend and exchange by likely verdicts."""
+    start = way(True)
+    if start is not None:
+        exchange(task, prices, start, most_damage=most, within_budgets=within_budgets)
+
+
+def _settle(task: Task, way: Callable[[bool], Widths | None], *, within_budgets: bool = False) -> None:
+    """Make certain what is promising; where all of it was wrong, descend by certain verdicts."""
+    any_promise = bool(task.promising)
     task.make_certain(within_budgets=within_budgets)
-    if task.smallest is None or (within_budgets and task.best is None):
-        descend(False)
+    if any_promise and (task.best if within_budgets else task.smallest) is None:
+        way(False)
 
 
 def _fill(task: Task, prices: Prices) -> Widths:
@@ -99,7 +108,9 @@ def _fill(task: Task, prices: Prices) -> Widths:
     limited = task.limits.budget_bytes is not None or task.limits.activation_budget is not None
     for most in (most_damage(task), math.inf):  # where a budget binds, a plan that passes by luck is better than none
         if limited and task.best is None:
-            _seek(task, prices, functools.partial(of_limited, most), most, within_budgets=True)
+            way = functools.partial(of_limited, most)
+            _approach(task, prices, way, most, within_budgets=True)
+            _settle(task, way, within_budgets=True)
     return prices.spread(fixed_weights | fixed_arrays)
 
 

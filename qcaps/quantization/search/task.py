@@ -215,7 +215,7 @@ class Task:
             If the search has to end.
         """
         waiting = [widths for widths in self.promising if not within_budgets or self.fits(widths)]
-        self.promising = []
+        self.promising = [widths for widths in self.promising if widths not in waiting]
         for widths in sorted(waiting, key=self.objective):
             if self.judge(widths, "make certain"):
                 break
