@@ -27,9 +27,11 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     ----------
     Spearman, "The Proof and Measurement of Association between Two Things", 1904.
     """
+    if len(first) < LEAST:
+        return None
     one, other = (_ranks(np.array(measure, np.float64)) for measure in (first, second))
     spread = float(one.std() * other.std())
-    return float((one * other).mean() / spread) if len(one) >= LEAST and spread else None
+    return float((one * other).mean()) / spread if spread else None
 
 
 def _ranks(values: NDArray[np.float64]) -> NDArray[np.float64]:
