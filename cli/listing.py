@@ -13,6 +13,7 @@ from qcaps.registry import (
     AUGMENTATIONS,
     DATASETS,
     DECODERS,
+    IMPORTANCES,
     IMPORTERS,
     MODELS,
     ROUNDINGS,
@@ -27,7 +28,7 @@ from qcaps.verbs.outcome import Outcome
 DOC = "List what there is of one kind, a line each."
 EXAMPLES = ("qcaps list models", "qcaps list recipes --json")
 
-REGISTRIES = (MODELS, ROUTINGS, DECODERS, DATASETS, AUGMENTATIONS, ROUNDINGS, SEARCHES, IMPORTERS)
+REGISTRIES = (MODELS, ROUTINGS, DECODERS, DATASETS, AUGMENTATIONS, ROUNDINGS, SEARCHES, IMPORTANCES, IMPORTERS)
 KINDS = {registry.plural: registry for registry in REGISTRIES}
 
 

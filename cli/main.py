@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import typer
-from qcaps_cli import evaluate, import_, inspect, listing, quantize, recipe, train, verify
+from qcaps_cli import evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
 from qcaps_cli.output import Output, print_to_stderr
 from typer.exceptions import Abort, TyperException
 
@@ -20,12 +20,13 @@ from qcaps.errors import QcapsError, QcapsWarning, StoppedError, UsageError, one
 EXIT_CLOSED_PIPE = 141
 
 # What users of Q-CapsNets and EagleEye type; underscores are understood everywhere.
-OLD_NAMES = {"--quantization-method": "--rounding"}
+OLD_NAMES = {"--quantization-method": "--rounding", "--flops-target": "--flops", "--max-rate": "--cap"}
 OLD_VALUES = {"nearest": "round_to_nearest", "stochastic": "stochastic_rounding"}
 RETIRED = {
     "--no-training": "give the checkpoint as an argument",
     "--trained-weights-path": "give the checkpoint as an argument",
     "--visible-gpus": "use --device",
+    "--min-rate": "ratios begin at 0",
 }
 
 app = typer.Typer(
@@ -51,6 +52,7 @@ def _add(name: str, module: ModuleType) -> None:
 
 for _name, _module in (
     ("train", train),
+    ("prune", prune),
     ("quantize", quantize),
     ("eval", evaluate),
     ("run", recipe),

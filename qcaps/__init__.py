@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from qcaps.verbs.evaluate import evaluate
     from qcaps.verbs.importing import import_checkpoint
     from qcaps.verbs.inspect import inspect
+    from qcaps.verbs.prune import prune
     from qcaps.verbs.quantize import quantize
     from qcaps.verbs.train import train
     from qcaps.verbs.verify import verify
@@ -26,13 +27,14 @@ _TARGETS = {
     "import_checkpoint": "qcaps.verbs.importing",
     "inspect": "qcaps.verbs.inspect",
     "load": "qcaps.quantization.loading",
+    "prune": "qcaps.verbs.prune",
     "quantize": "qcaps.verbs.quantize",
     "run": "qcaps.recipe.runner",
     "train": "qcaps.verbs.train",
     "verify": "qcaps.verbs.verify",
 }
 
-__all__ = ["evaluate", "import_checkpoint", "inspect", "load", "quantize", "run", "train", "verify"]
+__all__ = ["evaluate", "import_checkpoint", "inspect", "load", "prune", "quantize", "run", "train", "verify"]
 
 
 def __getattr__(name: str) -> object:

@@ -263,6 +263,19 @@ SEARCHES = Registry(
     ),
 )
 
+IMPORTANCES = Registry(
+    "importance",
+    Entry("l1", "Sum of the absolute weights of a unit, as in EagleEye.", "qcaps.pruning.magnitude:magnitude"),
+    Entry("l2", "Sum of the squared weights of a unit.", "qcaps.pruning.magnitude:magnitude"),
+    Entry("taylor", "How much the loss would change if the unit fell silent.", "qcaps.pruning.taylor:taylor"),
+    Entry(
+        "coupling",
+        "How much the true class listens to a capsule; l1 for what is no capsule.",
+        "qcaps.pruning.coupling:coupling",
+    ),
+    Entry("random", "Drawn from a seed, the baseline of all others.", "qcaps.pruning.importance:importance"),
+)
+
 IMPORTERS = Registry(
     "importer",
     Entry(

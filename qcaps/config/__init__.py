@@ -5,6 +5,7 @@ from qcaps.config.importing import ImportConfig
 from qcaps.config.inspect import InspectConfig
 from qcaps.config.model_numbers import model_numbers
 from qcaps.config.option import configure, shell_name
+from qcaps.config.prune import PruneConfig
 from qcaps.config.quantize import QuantizeConfig
 from qcaps.config.run import RunConfig
 from qcaps.config.sizes import format_size, parse_size
@@ -14,6 +15,7 @@ __all__ = [
     "EvaluateConfig",
     "ImportConfig",
     "InspectConfig",
+    "PruneConfig",
     "QuantizeConfig",
     "RunConfig",
     "TrainConfig",

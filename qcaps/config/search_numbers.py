@@ -19,7 +19,7 @@ def parse_widths(value: object) -> tuple[int, ...]:
     ValueError
         If it holds anything else.
     """
-    parts = [part for item in _items(value) for part in str(item).split(",")]
+    parts = [part for item in items(value) for part in str(item).split(",")]
     if not all(re.fullmatch(r"\s*\d{1,2}\s*", part) and 1 <= int(part) <= WIDEST for part in parts):
         raise ValueError(f"'{str(value)[:40]}' is not a list of widths from 1 to {WIDEST} such as 2,4,8")
     return tuple(sorted({int(part) for part in parts}))
@@ -34,7 +34,7 @@ def parse_pins(value: object) -> tuple[tuple[str, int], ...]:
         If one of them is something else.
     """
     found = []
-    for item in _items(value):
+    for item in items(value):
         match = re.fullmatch(r"\s*([^=\s]{1,80})\s*=\s*(\d{1,2})\s*", str(item))
         if match is None or not (1 <= int(match[2]) <= WIDEST or int(match[2]) == FLOAT32):
             raise ValueError(f"'{str(item)[:40]}' is not a pattern and a width from 1 to {WIDEST}, or 32 for float")
@@ -57,5 +57,6 @@ def parse_seconds(value: object) -> float:
     return seconds
 
 
-def _items(value: object) -> Sequence[object]:
+def items(value: object) -> Sequence[object]:
+    """Take a list for what it holds, and anything else for one item."""
     return value if isinstance(value, list | tuple) else [value]

@@ -13,6 +13,7 @@ import torch
 import yaml
 
 import qcaps
+from qcaps.artifacts.bundled import find_checkpoint
 from qcaps.artifacts.journal import content_key
 from qcaps.artifacts.writing import atomic_write
 from qcaps.config import RunConfig, configure, shell_name
@@ -25,6 +26,7 @@ from qcaps.recipe.yaml_reader import read_yaml
 from qcaps.reports.documents import json_text
 from qcaps.verbs.evaluate import evaluate
 from qcaps.verbs.outcome import Outcome, make_folder
+from qcaps.verbs.prune import prune
 from qcaps.verbs.quantize import quantize
 from qcaps.verbs.train import train
 
@@ -59,7 +61,7 @@ def run(recipe: str, *changes: str, on_progress: OnProgress = silent, **options:
     config = configure(RunConfig, options)
     name, path = find_recipe(recipe)
     checked = check_recipe(override(read_yaml(path.read_bytes(), source=name), changes), source=name)
-    checked = dataclasses.replace(checked, checkpoint=_beside(path, checked.checkpoint))
+    checked = _found_beside(path, checked)
     resolved = _resolved(checked)
     if config.dry_run:
         return Outcome(0, (), {"schema": "qcaps.run/1", "recipe": name, "resolved": resolved}, (resolved,))
@@ -80,6 +82,10 @@ def run(recipe: str, *changes: str, on_progress: OnProgress = silent, **options:
 
 # Options in bytes, whose bare number would mean megabytes.
 SIZES = {"memory_budget", "activation_budget", "cache_memory"}
+# Options that pair a pattern with a number.
+PAIRS = {"pin", "cap", "at-least", "at_least"}
+# Steps whose result is a checkpoint for the next one.
+CHECKPOINT_MAKERS = {"train", "prune"}
 
 
 class _Chain:
@@ -98,10 +104,12 @@ class _Chain:
             self.on_progress(dataclasses.replace(told, phase=f"{step.name}: {told.phase}"))
 
         options = dict(step.options) | {"data_dir": self.config.data_dir, "threads": self.config.threads}
-        if step.verb == "train":
-            return self._train(step, folder, options | {"fresh": self.config.fresh}, listen)
+        if step.verb != "eval":
+            options |= {"fresh": self.config.fresh, "out": folder}
+        if step.verb in CHECKPOINT_MAKERS:
+            return self._make_checkpoint(step, folder, options, listen)
         if step.verb == "quantize":
-            options |= {"fresh": self.config.fresh, "reproducible": self.config.reproducible, "out": folder}
+            options |= {"reproducible": self.config.reproducible}
             outcome = quantize(self.checkpoint, on_progress=listen, **options)
             self.artifacts = tuple(file for file in outcome.files if file.suffix == ".pt")
             return outcome
@@ -115,23 +123,28 @@ class _Chain:
         atomic_write(file, json_text(document).encode())
         return dataclasses.replace(outcome, files=(file,))
 
-    def _train(self, step: StepPlan, folder: Path, options: dict[str, object], listen: OnProgress) -> Outcome:
-        """Train on from the checkpoint of the step before, unless the very same step was finished here before."""
-        checkpoint, key_file = folder / "checkpoint.pt", folder / "step.key"
-        spelled_out = dataclasses.asdict(configure(VERBS[step.verb], step.options))
-        before = ""
-        if self.checkpoint is not None and "init" not in options:
-            before = hashlib.sha256(self.checkpoint.read_bytes()).hexdigest()
-            options = options | {"init": self.checkpoint}
-        key = content_key(_plain(spelled_out), before, qcaps.__version__, torch.__version__)
-        finished = key_file.is_file() and key_file.read_text() == key and checkpoint.is_file()
-        self.checkpoint = checkpoint
+    def _make_checkpoint(self, step: StepPlan, folder: Path, options: dict[str, object], listen: OnProgress) -> Outcome:
+        """Train or prune the checkpoint of the step before, unless the very same step was finished here before."""
+        made, key_file = folder / "checkpoint.pt", folder / "step.key"
+        source = None if "init" in options else self.checkpoint
+        if source is not None or step.verb == "prune":
+            source = find_checkpoint(source)
+        spelled_out = _plain(dataclasses.asdict(configure(VERBS[step.verb], step.options)))
+        key = content_key(
+            spelled_out, _sha256(source), _sha256(options.get("strategy")), qcaps.__version__, torch.__version__
+        )
+        finished = key_file.is_file() and key_file.read_text() == key and made.is_file()
+        self.checkpoint = made
         if finished and not self.config.fresh:
-            line = f"{checkpoint} was finished before; --fresh trains again"
-            return Outcome(0, (checkpoint,), {"schema": "qcaps.train/1", "checkpoint": str(checkpoint)}, (line,))
+            line = f"{made} was finished before; --fresh {step.verb}s again"
+            return Outcome(0, (made,), {"schema": f"qcaps.{step.verb}/1", "checkpoint": str(made)}, (line,))
         key_file.unlink(missing_ok=True)
-        outcome = train(on_progress=listen, **options, out=folder)
-        atomic_write(key_file, key.encode())
+        if step.verb == "prune":
+            outcome = prune(source, on_progress=listen, reproducible=self.config.reproducible, **options)
+        else:
+            outcome = train(on_progress=listen, **options | ({} if source is None else {"init": source}))
+        if outcome.exit_code == 0:
+            atomic_write(key_file, key.encode())
         return outcome
 
 
@@ -141,11 +154,27 @@ def _named_from(folder: Path, evaluated: object) -> list[dict[str, object]]:
     return [{**entry, "file": str(entry["file"]).removeprefix(f"{folder}{os.sep}")} for entry in entries]
 
 
-def _beside(recipe: Path, checkpoint: str | None) -> str | None:
-    """Take the checkpoint that lies beside a recipe, else leave the name."""
-    if checkpoint is None or not os.path.isfile(recipe.parent / checkpoint):
-        return checkpoint
-    return str((recipe.parent / checkpoint).resolve())
+def _found_beside(recipe: Path, checked: Recipe) -> Recipe:
+    """Take the checkpoint and the strategies that lie beside a recipe."""
+    steps = tuple(
+        dataclasses.replace(step, options={**step.options, "strategy": _beside(recipe, str(step.options["strategy"]))})
+        if "strategy" in step.options
+        else step
+        for step in checked.steps
+    )
+    checkpoint = None if checked.checkpoint is None else _beside(recipe, checked.checkpoint)
+    return dataclasses.replace(checked, checkpoint=checkpoint, steps=steps)
+
+
+def _beside(recipe: Path, name: str) -> str:
+    """Take the file that lies beside a recipe, else leave the name."""
+    return str((recipe.parent / name).resolve()) if os.path.isfile(recipe.parent / name) else name
+
+
+def _sha256(file: object) -> str:
+    """Identify a file by its content; one that is missing is refused by the step itself."""
+    found = file is not None and os.path.isfile(str(file))
+    return hashlib.sha256(Path(str(file)).read_bytes()).hexdigest() if found else ""
 
 
 def _resolved(recipe: Recipe) -> str:
@@ -175,8 +204,10 @@ def _plain(options: object) -> dict[str, object]:
             found[key] = str(value)
         elif key.replace("-", "_") in SIZES and isinstance(value, int):
             found[key] = f"{value}B"
-        elif key == "pin" and isinstance(value, tuple):
-            found[key] = [f"{pattern}={bits}" for pattern, bits in value]
+        elif key in PAIRS and isinstance(value, tuple):
+            found[key] = [f"{pattern}={number}" for pattern, number in value]
+        elif isinstance(value, Path):
+            found[key] = str(value)
         else:
             found[key] = list(value) if isinstance(value, tuple) else value
     return found

@@ -6,15 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from qcaps.config import EvaluateConfig, QuantizeConfig, TrainConfig, configure, shell_name
+from qcaps.config import EvaluateConfig, PruneConfig, QuantizeConfig, TrainConfig, configure, shell_name
 from qcaps.errors import Problem, RecipeError, UsageError, quoted
 from qcaps.recipe.yaml_reader import Node, plain
 from qcaps.registry import near_matches
 
 SCHEMA = "qcaps.recipe/1"
-StepConfig = TrainConfig | QuantizeConfig | EvaluateConfig
+StepConfig = TrainConfig | PruneConfig | QuantizeConfig | EvaluateConfig
 VERBS: Mapping[str, type[StepConfig]] = {
     "train": TrainConfig,
+    "prune": PruneConfig,
     "quantize": QuantizeConfig,
     "eval": EvaluateConfig,
 }

@@ -9,12 +9,21 @@ import typer
 from qcaps_cli.options import command
 from shell import call
 
-from qcaps.config import EvaluateConfig, ImportConfig, InspectConfig, QuantizeConfig, RunConfig, TrainConfig
+from qcaps.config import (
+    EvaluateConfig,
+    ImportConfig,
+    InspectConfig,
+    PruneConfig,
+    QuantizeConfig,
+    RunConfig,
+    TrainConfig,
+)
 from qcaps.config.option import about, shell_name
 from qcaps.verbs.outcome import Outcome
 
 CONFIGS = {
     "train": TrainConfig,
+    "prune": PruneConfig,
     "quantize": QuantizeConfig,
     "eval": EvaluateConfig,
     "run": RunConfig,
@@ -80,6 +89,9 @@ def test_the_help_shows_every_option_with_its_meaning_and_default(page, verb, fi
         ("quantize", "min-bits", "2"),
         ("quantize", "margin", "10"),
         ("eval", "split", "test"),
+        ("prune", "candidates", "50"),
+        ("prune", "importance", "l1"),
+        ("prune", "finetune-epochs", "3"),
     ],
 )
 def test_defaults_are_those_that_were_promised(page, verb, option, default):

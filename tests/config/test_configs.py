@@ -12,6 +12,7 @@ from qcaps.config import (
     EvaluateConfig,
     ImportConfig,
     InspectConfig,
+    PruneConfig,
     QuantizeConfig,
     RunConfig,
     TrainConfig,
@@ -24,7 +25,10 @@ from qcaps.config.quantize import parse_percent
 from qcaps.errors import UsageError
 from qcaps.evaluation.tolerance import Tolerance
 
-CONFIGS: list[type[Any]] = [EvaluateConfig, ImportConfig, InspectConfig, QuantizeConfig, RunConfig, TrainConfig]
+CONFIGS: list[type[Any]] = [
+    *(EvaluateConfig, ImportConfig, InspectConfig, PruneConfig),
+    *(QuantizeConfig, RunConfig, TrainConfig),
+]
 OPTIONS = [(config, field) for config in CONFIGS for field in dataclasses.fields(config)]
 EVERY_OPTION = pytest.mark.parametrize(("config", "field"), OPTIONS, ids=[f"{c.__name__}.{f.name}" for c, f in OPTIONS])
 
@@ -61,7 +65,8 @@ def test_every_option_refuses_an_object_under_its_shell_name(config: type[Any], 
 def test_options_of_one_name_mean_the_same_everywhere() -> None:
     kinds: dict[str, set[str]] = {}
     for config, field in OPTIONS:
-        if field.name not in {"seed", "dataset"}:  # an evaluation takes them from the file by default
+        # An evaluation takes the first two from the file by default, a pruning the next; the last it has as a target.
+        if field.name not in {"seed", "dataset", "finetune_lr", "latency"}:
             kinds.setdefault(field.name, set()).add(str(typing.get_type_hints(config)[field.name]))
     assert {name: found for name, found in kinds.items() if len(found) > 1} == {}
 
@@ -87,6 +92,14 @@ def test_options_of_one_name_mean_the_same_everywhere() -> None:
         (TrainConfig, "hard_training", False),
         (TrainConfig, "split_seed", 1234),
         (EvaluateConfig, "split", "test"),
+        (PruneConfig, "candidates", 50),
+        (PruneConfig, "importance", "l1"),
+        (PruneConfig, "scope", "layerwise"),
+        (PruneConfig, "round_to", 1),
+        (PruneConfig, "top_k", 3),
+        (PruneConfig, "finetune_epochs", 3),
+        (PruneConfig, "distill", "none"),
+        (PruneConfig, "seed", 42),
     ],
 )
 def test_a_promised_default_stays(config: type[Any], name: str, default: object) -> None:
@@ -137,7 +150,7 @@ def test_a_budget_that_is_no_size_is_refused_under_its_name() -> None:
     assert caught.value.where == "--memory-budget"
 
 
-@pytest.mark.parametrize("config", [QuantizeConfig, TrainConfig])
+@pytest.mark.parametrize("config", [PruneConfig, QuantizeConfig, TrainConfig])
 def test_a_seed_fits_what_files_can_hold(config: type[Any]) -> None:
     assert configure(config, {"seed": 2**63 - 1}).seed == 2**63 - 1
     with pytest.raises(UsageError, match=r"is above 9\.22337e\+18 \(--seed\)"):
