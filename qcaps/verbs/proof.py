@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 import qcaps
 from qcaps.artifacts.checkpoint import Checkpoint
@@ -55,6 +56,8 @@ class Evidence:
         How candidates were evaluated: in ``float`` or with ``integers``.
     prepared
         Whether channels were balanced and biases corrected.
+    first_hits
+        Report images that the first network of the chain recognised, bool, shape ``(n,)``; None if the source is that.
     """
 
     source: Checkpoint
@@ -65,6 +68,7 @@ class Evidence:
     confidence: float | None = None
     evaluation_path: str = "float"
     prepared: bool = True
+    first_hits: Tensor | None = None
 
     @property
     def trials(self) -> dict[str, Trial]:
@@ -104,13 +108,14 @@ def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
         Complete but for `inputs` and `run`.
     """
     e = evidence
-    final = e.measure(predictor(e.source.network()), e.report_images, "report split: float")
+    own = e.measure(predictor(e.source.network()), e.report_images, "report split: float")
+    final = own if e.first_hits is None else Measurement(torch.where(e.first_hits, own.labels, -1), own.labels)
     files = {name: load(e.out / name) for name in e.trials}
     scored = {name: _score_seeds(e, file) for name, file in files.items()}
     in_float = float_sizes(e.source.model)
     models = tuple(_model(e, limits, file, final, scored[name].by_seed, in_float) for name, file in files.items())
     name, file = next(iter(files.items()))
-    uniform = uniform_routing(e.measure, e.source, file, e.report_images, scored[name].by_seed[0], final)
+    uniform = uniform_routing(e.measure, e.source, file, e.report_images, scored[name].by_seed[0], own)
     routing = routing_change(e.measure, e.source, file, e.search_images)
     baseline = e.ran.task.baseline.measured
     scores = {"search": _score(e.search_images, baseline), "report": _score(e.report_images, final)}

@@ -29,6 +29,7 @@ from qcaps.reports.documents import json_text
 from qcaps.reports.markdown import markdown
 from qcaps.reports.quantization import SCHEMA, to_document
 from qcaps.reports.spreadsheets import candidates_csv, sensitivity_csv
+from qcaps.verbs.chain import first_of
 from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.outcome import Outcome, make_folder
@@ -74,6 +75,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     config = configure(QuantizeConfig, options)
     path = find_checkpoint(None if checkpoint is None else Path(checkpoint))
     source, sha256 = read_checkpoint(path)
+    first = first_of(source.record, where=str(path))
     job = make_job(source, chosen_data(source, config.dataset, where=str(path)), config)
     out = config.out or Path("runs") / f"{path.stem}-quantize"
     make_folder(out)
@@ -97,6 +99,9 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
         )
         try:
             baseline = bench.measure_float(source.model, source.network())
+            known = [None if first is None else first.hits_on(split) for split in (search, report)]
+            if known[0] is not None:
+                baseline = bench.judge_against(known[0], baseline)
             material = Material(bench, baseline, training, calibrated(job, training, bench))
             if config.sensitivity_only:
                 return _sensitivity(job, material, out)
@@ -117,6 +122,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
                 config.confidence,
                 _path(next(iter(ran[0].found.by_file().values()))),
                 prepares(config),
+                known[1],
             )
             proven = prove(evidence, job.limits)
         except Halt as halt:
@@ -130,6 +136,8 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
         "search_seconds": {f"{one.name}, {one.task.subject.rounding}": round(one.seconds, 3) for one in ran},
     }
     inputs = {"checkpoint": path.name, "checkpoint sha256": sha256}
+    if first is not None and known[1] is not None:
+        inputs |= {"losses are counted against": first.file, "its sha256": first.sha256}
     finished = dataclasses.replace(proven, inputs=inputs, run=None if config.reproducible else run)
     document = to_document(finished)
     atomic_write(out / "report.json", json_text(document).encode())

@@ -431,10 +431,27 @@ def test_a_chain_begins_anew_on_other_images(pruned, tiny_checkpoint):
     assert begun.hits_on(others).all()
 
 
-def test_a_pruned_network_is_quantized_like_any_other(pruned, tmp_path):
+def test_what_quantizing_loses_is_counted_against_the_first_of_the_chain(pruned, tiny_checkpoint, tmp_path):
     outcome = qcaps.quantize(pruned[0] / "checkpoint.pt", search="common-width", accuracy_tolerance=10, out=tmp_path)
     assert outcome.exit_code == 0
     assert load(outcome.files[0]).file_bytes < (pruned[0] / "checkpoint.pt").stat().st_size / 2
+    report = outcome.document
+    for split, name in (("validation", "search"), ("test", "report")):
+        before, after = hits_of(tiny_checkpoint, split), artifact_hits(outcome.files[0], split)
+        assert report["baseline"][name]["correct"] == int(before.sum())
+        found = report["result"][0][name]
+        assert (found["lost"], found["gained"]) == (int((before & ~after).sum()), int((after & ~before).sum()))
+        assert found["allowed"] == int(before.sum()) // 10 * (90 if name == "search" else 100) // 100
+    assert report["inputs"]["losses are counted against"] == "checkpoint.pt"
+    assert report["inputs"]["its sha256"] == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
+
+
+def artifact_hits(file: Path, split: str) -> torch.Tensor:
+    """Let an artifact predict every image at once."""
+    loaded = load(file)
+    images = load_split(loaded.data, split)
+    with torch.inference_mode():
+        return loaded.predictor()(images.pixels.float() / 255, images.indices) == images.labels
 
 
 @pytest.mark.slow

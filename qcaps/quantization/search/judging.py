@@ -157,6 +157,26 @@ class Bench:
         self._judge_in(baseline.order(), baseline.measured.hits)
         return baseline
 
+    def judge_against(self, hits: Tensor, baseline: Baseline) -> Baseline:
+        """Count losses against the hits of another float network from now on, the first one of a chain.
+
+        Parameters
+        ----------
+        hits
+            Of that network, in the natural order of the images.
+        baseline
+            What was measured of the one that is quantized: its margins order the images.
+
+        Returns
+        -------
+        Baseline
+            With these hits; where that network was wrong, its prediction is no class.
+        """
+        labels = self.images.labels
+        known = Baseline(Measurement(torch.where(hits, labels, -1), labels), baseline.margins)
+        self._judge_in(known.order(), hits)
+        return known
+
     def judge(
         self, subject: Subject, plan: BitPlan, allowed: int, phase: str = "try", *, steering: bool = False
     ) -> Judgement:
