@@ -59,10 +59,9 @@ class PruneConfig:
         None,
         "JSON file that says how many of every unit stay, by name or all in order; then nothing is searched.",
     )
-    recalibrate: Literal["auto", "batch-norm", "mean-fold", "least-squares", "tuning", "none"] = option(
-        "auto",
-        "How a candidate is made ready for its score: batch-norm, mean-fold, least-squares, tuning or none; auto suits "
-        "the network.",
+    recalibrate: Literal["batch-norm", "mean-fold", "least-squares", "tuning", "none"] = option(
+        "least-squares",
+        "How a candidate is made ready for its score: batch-norm, mean-fold, least-squares, tuning or none.",
         metavar="METHOD",
     )
     score: Literal["loss", "margin", "kl"] = option(

@@ -18,7 +18,7 @@ from qcaps.pruning.short_tuning import tune
 from qcaps.pruning.strategy import Kept
 from qcaps.pruning.substitutes import channel_moments, least_squares, mean_fold
 
-Method = Literal["auto", "batch-norm", "mean-fold", "least-squares", "tuning", "none"]
+Method = Literal["batch-norm", "mean-fold", "least-squares", "tuning", "none"]
 Used = Literal["batch-norm", "mean-fold", "least-squares", "tuning", "none", "not applicable"]
 
 
@@ -40,7 +40,7 @@ class Recalibration:
 
 
 def recalibration(
-    source: CapsuleNetwork, images: ImageSet, *, divisor: int, method: Method = "auto", batch_size: int = 128
+    source: CapsuleNetwork, images: ImageSet, *, divisor: int, method: Method = "least-squares", batch_size: int = 128
 ) -> Recalibration:
     """Prepare the recalibration of all candidates: what the source network tells is looked at once.
 
@@ -56,7 +56,7 @@ def recalibration(
         ``batch-norm`` measures running statistics anew (:mod:`~qcaps.pruning.adaptive_norm`). ``mean-fold`` and
         ``least-squares`` let the layers behind a cut make up for it (:mod:`~qcaps.pruning.substitutes`), ``tuning``
         makes one gradient step per batch (:mod:`~qcaps.pruning.short_tuning`); where there are batch norms, their
-        statistics are measured anew as well. ``auto`` is ``least-squares``.
+        statistics are measured anew as well.
     batch_size
         Images whose statistics are averaged, and of one gradient step.
 
@@ -66,30 +66,29 @@ def recalibration(
         If nothing is recalibrated: as asked, or because no cut can shift a running statistic.
     """
     has_norms = bool(norms_behind_cuts(source))
-    chosen = method if method != "auto" else "least-squares"
-    if chosen == "batch-norm" and not has_norms:
+    if method == "batch-norm" and not has_norms:
         warnings.warn(
             "adaptive batch norm is not applicable: no cut shifts a running statistic of this network", QcapsWarning, 2
         )
         return Recalibration("not applicable", lambda network, kept: None)
-    if chosen == "none":
+    if method == "none":
         warnings.warn("candidates are compared as they were cut, without recalibration", QcapsWarning, 2)
         return Recalibration("none", lambda network, kept: None)
     parts = torch.arange(len(images)).tensor_split(max(1, round(len(images) / batch_size)))
     batches = [images.subset(part) for part in parts]
-    layers = readers(source) if chosen in ("mean-fold", "least-squares") else []
+    layers = readers(source) if method in ("mean-fold", "least-squares") else []
     seen = channel_moments(source, layers, batches, divisor=divisor)
 
     def apply(network: CapsuleNetwork, kept: Kept) -> None:
         for layer, moments in zip(layers, seen, strict=True):
             stays = layer.kept_channels(kept)
-            if chosen == "mean-fold":
+            if method == "mean-fold":
                 layer.refit(network, kept, mean_fold(moments, stays))
             else:
                 layer.refit(network, kept, least_squares(moments, stays, with_constant=layer.takes_constant))
         if has_norms:
             adapt_norms(network, batches, divisor=divisor)
-        if chosen == "tuning":
+        if method == "tuning":
             tune(network, batches, divisor=divisor)
 
-    return Recalibration(chosen, apply)
+    return Recalibration(method, apply)

@@ -15,13 +15,9 @@ from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
 from qcaps.evaluation.measure import Measurement, in_blocks, measure
 from qcaps.evaluation.statistics import compare_paired, wilson_interval
-from qcaps.models.network import CapsuleNetwork, predictions, to_inference
-from qcaps.models.spec import filled
-from qcaps.pruning.candidates import Source, recalibrated
+from qcaps.models.network import CapsuleNetwork, predictions
+from qcaps.pruning.candidates import cut_network, recalibrated
 from qcaps.pruning.importance import importance
-from qcaps.pruning.ranking import kept_units
-from qcaps.pruning.strategy import Widths
-from qcaps.pruning.surgery import cut
 from qcaps.reports.pruning import Milestone, Seen, Stand
 from qcaps.reports.quantization import Score
 from qcaps.verbs.chain import First
@@ -100,12 +96,6 @@ def prove(shop: Workshop, winner: Finalist) -> Proof:
     by_chance = dataclasses.replace(source, scores=importance("random", source.network, seed=another).scores)
     baseline = milestone("random units, recalibrated", recalibrated(by_chance, widths))
     return Proof(tuple(way), baseline, sha256, path.stat().st_size, first)
-
-
-def cut_network(source: Source, widths: Widths) -> CapsuleNetwork:
-    """Cut a network and leave it at that."""
-    spec, tensors = cut(source.spec, source.tensors, kept_units(source.scores, widths))
-    return to_inference(filled(spec, tensors, where="pruned network"))
 
 
 def first_of_chain(job: Job, looks: Sequence[Look]) -> First:
