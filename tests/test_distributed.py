@@ -1,18 +1,14 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch.distributed as dist
 from spread_search import search
+from two_processes import in_two_processes
 
 from qcaps.distributed import from_all, from_first, joined, process_count, process_index
-
-SCRIPT = Path(__file__).with_name("spread_search.py")
 
 
 def test_alone_there_is_nothing_to_join() -> None:
@@ -29,21 +25,13 @@ def test_alone_everything_is_one_s_own() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run a search in two processes, once for all tests."""
-    place = tmp_path_factory.mktemp("two")
-    subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", SCRIPT, place],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join((str(SCRIPT.parent), os.environ.get("PYTHONPATH", "")))},
-        check=True,
-        timeout=300,
-        capture_output=True,
-    )
-    return place
+    return tmp_path_factory.mktemp("two")
 
 
 @pytest.fixture(scope="module")
 def written(folder: Path) -> list[dict]:
-    return [json.loads((folder / f"{place}.json").read_text()) for place in (0, 1)]
+    """Search in two processes, once for all tests."""
+    return in_two_processes("spread_search.py", folder)
 
 
 def test_two_processes_meet_and_part(written: list[dict]) -> None:
