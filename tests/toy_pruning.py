@@ -44,9 +44,8 @@ def toy_source(method: Method = "batch-norm", *, scoring: int = 30, calibration:
         PRUNED,
         encoder_tensors(network),
         network,
-        255,
         importance("l1", network).scores,
-        recalibration(network, seen, divisor=255, method=method, batch_size=12),
+        recalibration(network, seen, method=method, batch_size=12),
         seen,
         images_of("validation", scoring, 1000),
     )

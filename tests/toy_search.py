@@ -48,7 +48,7 @@ WRONG = 10
 def judged_images(spec: ModelSpec = ROUTED, count: int = IMAGES) -> ImageSet:
     """Draw images labelled as the toy network sees them, but for every tenth."""
     images = toy_images(spec, count)
-    labels = measure(predictor(toy_network(spec)), images, divisor=255, batch_size=count).predictions
+    labels = measure(predictor(toy_network(spec)), images, batch_size=count).predictions
     labels[::WRONG] = (labels[::WRONG] + 1) % spec.classes
     return dataclasses.replace(images, labels=labels)
 
@@ -56,7 +56,7 @@ def judged_images(spec: ModelSpec = ROUTED, count: int = IMAGES) -> ImageSet:
 @functools.cache
 def toy_calibration(spec: ModelSpec = ROUTED) -> Calibration:
     """Calibrate the toy network on other images."""
-    return calibrate(toy_network(spec), toy_images(spec, split="train"), divisor=255, batch_size=20, seed=0)
+    return calibrate(toy_network(spec), toy_images(spec, split="train"), batch_size=20, seed=0)
 
 
 def toy_subject(
@@ -72,13 +72,12 @@ def toy_bench(
     folder: Path | None = None,
     images: ImageSet | None = None,
     *,
-    divisor: int = 255,
     on_progress: OnProgress = silent,
     ends: Ends | None = None,
     memory_bytes: int = 0,
 ) -> Iterator[Bench]:
     """Open a bench, with the journal of a folder if one is given."""
-    settings = {"divisor": divisor, "on_progress": on_progress, "ends": ends or Ends(), "memory_bytes": memory_bytes}
+    settings = {"on_progress": on_progress, "ends": ends or Ends(), "memory_bytes": memory_bytes}
     with contextlib.ExitStack() as stack:
         journal = None if folder is None else stack.enter_context(Journal.open(folder / "journal.jsonl"))
         yield Bench(images or judged_images(), journal=journal, **settings)
@@ -116,7 +115,7 @@ def by_hand(subject: Subject, images: ImageSet, plan: BitPlan, seed: int | None 
     network = _own_network(subject.model)
     rounder = ArrayRounder(plan, subject.seed if seed is None else seed)
     with weights_replaced(network, round_weights(network, plan, subject.seed).tensors):
-        return measure(rounder.predictor(network), images, divisor=255, batch_size=50).predictions
+        return measure(rounder.predictor(network), images, batch_size=50).predictions
 
 
 @functools.cache

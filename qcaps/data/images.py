@@ -1,4 +1,4 @@
-"""Labelled 8-bit images in memory, and their conversion to float."""
+"""Labelled 8-bit images in memory."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-import torch
 from torch import Tensor
+
+from qcaps.data.preparation import PLAIN, Preparation, prepare
 
 Split = Literal["train", "validation", "test"]
 
@@ -32,6 +33,8 @@ class ImageSet:
         ``validation``, the test file for ``test``.
     class_names
         Name of every class, by label.
+    preparation
+        How they become what a network sees.
     """
 
     dataset: str
@@ -40,6 +43,7 @@ class ImageSet:
     labels: Tensor
     indices: Tensor
     class_names: tuple[str, ...]
+    preparation: Preparation = PLAIN
 
     def __len__(self) -> int:
         """Count the images."""
@@ -54,15 +58,14 @@ class ImageSet:
             indices=self.indices[positions],
         )
 
+    def prepared(self) -> Tensor:
+        """Give the images as a network sees them, float32, shape ``(n, channels, height, width)``."""
+        return prepare(self.pixels, self.preparation)
+
     def sha256(self) -> str:
-        """Identify pixels, labels, indices and their order by 64 hexadecimal digits."""
-        digest = hashlib.sha256(repr(tuple(self.pixels.shape)).encode())
+        """Identify pixels, labels, indices, their order and preparation by 64 hexadecimal digits."""
+        digest = hashlib.sha256(repr((tuple(self.pixels.shape), self.preparation)).encode())
         digest.update(np.ascontiguousarray(self.pixels.numpy()).data)
         for numbers in (self.labels, self.indices):
             digest.update(np.ascontiguousarray(numbers.numpy(), dtype="<i8").data)
         return digest.hexdigest()
-
-
-def to_float(pixels: Tensor, divisor: int) -> Tensor:
-    """Divide 8-bit pixels by `divisor` into float32 of the same shape, in [0, 1]."""
-    return pixels.to(torch.float32) / divisor

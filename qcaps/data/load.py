@@ -8,12 +8,13 @@ from pathlib import Path
 
 from qcaps.data.dataset import dataset
 from qcaps.data.images import ImageSet, Split
+from qcaps.data.preparation import Preparation
 from qcaps.data.spec import DataSpec
 from qcaps.data.split import hold_out
 
 
 def load_split(spec: DataSpec, split: Split, *, data_dir: Path | None = None, download: bool = True) -> ImageSet:
-    """Read the images of one split, as they are, without scaling or augmentation.
+    """Read the images of one split, prepared as the spec says, without augmentation.
 
     Parameters
     ----------
@@ -33,9 +34,10 @@ def load_split(spec: DataSpec, split: Split, *, data_dir: Path | None = None, do
     """
     data = dataset(spec.dataset)
     folder = data_dir.expanduser() if data_dir else default_data_dir()
+    preparation = Preparation(spec.divisor)
     if split == "test":
-        return data.read("test", folder, download)
-    images = data.read("train", folder, download)
+        return replace(data.read("test", folder, download), preparation=preparation)
+    images = replace(data.read("train", folder, download), preparation=preparation)
     parts = hold_out(images.labels, spec.validation_per_class, spec.split_seed)
     return replace(images.subset(parts.left if split == "train" else parts.taken), split=split)
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qcaps.capsules.sites import Sites
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.errors import StoppedError
 from qcaps.models.network import CapsuleNetwork, array_sites, predictions
 from qcaps.progress import OnProgress, Step, silent
@@ -55,7 +55,6 @@ def measure(
     predict: Predict,
     images: ImageSet,
     *,
-    divisor: int,
     batch_size: int,
     phase: str = "evaluate",
     on_progress: OnProgress = silent,
@@ -69,8 +68,6 @@ def measure(
         The candidate; it is given pixels in [0, 1] and the indices of the images in their source.
     images
         What to predict.
-    divisor
-        Of the 8-bit pixels.
     batch_size
         Changes speed and memory, never a random draw.
     phase, on_progress
@@ -87,7 +84,7 @@ def measure(
     done = 0
     with torch.inference_mode():
         for batch in batches(images, batch_size):
-            found.append(predict(to_float(batch.pixels, divisor), batch.indices).cpu())
+            found.append(predict(batch.prepared(), batch.indices).cpu())
             done += len(batch)
             on_progress(Step(phase, done, len(images)))
             if stop():

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.models.network import CapsuleNetwork
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -19,7 +19,7 @@ def norms_behind_cuts(network: CapsuleNetwork) -> tuple[nn.BatchNorm2d, ...]:
     return tuple(norm for stage in others for norm in _norms(stage))
 
 
-def adapt_norms(network: CapsuleNetwork, batches: Sequence[ImageSet], *, divisor: int) -> None:
+def adapt_norms(network: CapsuleNetwork, batches: Sequence[ImageSet]) -> None:
     """Forget the running statistics of all batch norms, and average those of some batches.
 
     Parameters
@@ -29,8 +29,6 @@ def adapt_norms(network: CapsuleNetwork, batches: Sequence[ImageSet], *, divisor
         are left alone.
     batches
         Calibration images. Every batch counts the same, so their order does not matter.
-    divisor
-        Of the 8-bit pixels.
 
     Notes
     -----
@@ -54,7 +52,7 @@ def adapt_norms(network: CapsuleNetwork, batches: Sequence[ImageSet], *, divisor
     device = next(network.parameters()).device
     with torch.no_grad():
         for batch in batches:
-            value = to_float(batch.pixels, divisor).to(device)
+            value = batch.prepared().to(device)
             for stage in stages[: last + 1]:
                 value = stage(value)
     for norm, momentum in zip(norms, momenta, strict=True):

@@ -30,8 +30,6 @@ class Source:
         The network before it is cut; its decoder, if the spec has one, is among the tensors.
     network
         The same in inference form, on the device where candidates are to run. It is left as it is.
-    divisor
-        Of the 8-bit pixels.
     scores
         Importance of every unit, shape ``(count,)`` each.
     recalibration
@@ -50,7 +48,6 @@ class Source:
     spec: ModelSpec
     tensors: Mapping[str, Tensor]
     network: CapsuleNetwork
-    divisor: int
     scores: Mapping[str, Tensor]
     recalibration: Recalibration
     calibration: ImageSet
@@ -127,7 +124,7 @@ def recalibrated(source: Source, widths: Mapping[str, int]) -> CapsuleNetwork:
 def scored(source: Source, widths: Mapping[str, int], criterion: Criterion, unpruned: Tensor | None = None) -> Score:
     """Score a network cut down to some widths; it is gone afterwards. `unpruned` as for the criteria of scores."""
     network = recalibrated(source, widths)
-    return score(network, source.scoring, divisor=source.divisor, criterion=criterion, unpruned=unpruned)
+    return score(network, source.scoring, criterion=criterion, unpruned=unpruned)
 
 
 def kept_shares(widths: Mapping[str, int], budgets: Iterable[Budget], costs: CostModel) -> dict[str, float]:

@@ -11,7 +11,7 @@ from qcaps.capsules.em_routing import MatrixCapsules
 from qcaps.capsules.layers import ClassCapsules
 from qcaps.capsules.matrix_capsules import ClassMatrixCapsules
 from qcaps.capsules.sites import hooked
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.evaluation.measure import even_blocks
 from qcaps.models.network import CapsuleNetwork
 from qcaps.models.units import by_unit
@@ -20,7 +20,7 @@ from qcaps.models.units import by_unit
 LOWER, DIMS = 0, 2
 
 
-def coupling(network: CapsuleNetwork, images: ImageSet, *, divisor: int) -> dict[str, Tensor]:
+def coupling(network: CapsuleNetwork, images: ImageSet) -> dict[str, Tensor]:
     """Average length × coupling to the true class over the images, for the capsules that vote for the classes.
 
     Parameters
@@ -29,8 +29,6 @@ def coupling(network: CapsuleNetwork, images: ImageSet, *, divisor: int) -> dict
         In evaluation mode.
     images
         With their labels.
-    divisor
-        Of the 8-bit pixels.
 
     Returns
     -------
@@ -51,7 +49,7 @@ def coupling(network: CapsuleNetwork, images: ImageSet, *, divisor: int) -> dict
     device = next(network.parameters()).device
     with torch.inference_mode(), hooked(network, watch.see), last.register_forward_pre_hook(watch.look):
         for positions in torch.arange(len(images)).chunk(even_blocks(network)(images.pixels)):
-            network(to_float(images.pixels[positions], divisor).to(device))
+            network(images.subset(positions).prepared().to(device))
             watch.add(images.labels[positions].to(device))
     found = {}
     for unit in network.units:

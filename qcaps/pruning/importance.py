@@ -23,14 +23,6 @@ JUDGED_ON_IMAGES: tuple[Criterion, ...] = ("taylor", "coupling")
 
 
 @dataclass(frozen=True, eq=False)
-class Calibration:
-    """Training images to judge units on, and the divisor of their 8-bit pixels."""
-
-    images: ImageSet
-    divisor: int
-
-
-@dataclass(frozen=True, eq=False)
 class Importance:
     """Importance of all units.
 
@@ -47,7 +39,7 @@ class Importance:
 
 
 def importance(
-    criterion: Criterion, network: CapsuleNetwork, calibration: Calibration | None = None, *, seed: int = 0
+    criterion: Criterion, network: CapsuleNetwork, images: ImageSet | None = None, *, seed: int = 0
 ) -> Importance:
     """Judge every unit of a network.
 
@@ -59,8 +51,8 @@ def importance(
         classes, and ``l1`` for all others; ``random``: the baseline.
     network
         In evaluation mode; left as it is.
-    calibration
-        Needed by ``taylor`` and ``coupling``.
+    images
+        Training images to judge units on; needed by ``taylor`` and ``coupling``.
     seed
         Of ``random``. The draws of a unit follow from seed and name, whatever else the network has.
 
@@ -71,7 +63,7 @@ def importance(
     QcapsError
         If an importance is not a number.
     """
-    scores = _scores(criterion, network, calibration, seed)
+    scores = _scores(criterion, network, images, seed)
     left = tuple(unit.name for unit in network.units if unit.name not in scores)
     if left:
         by_l1 = magnitude(network, 1)
@@ -82,17 +74,15 @@ def importance(
     return Importance(scores, left)
 
 
-def _scores(
-    criterion: Criterion, network: CapsuleNetwork, calibration: Calibration | None, seed: int
-) -> dict[str, Tensor]:
+def _scores(criterion: Criterion, network: CapsuleNetwork, images: ImageSet | None, seed: int) -> dict[str, Tensor]:
     if criterion == "random":
         return {unit.name: _draws(f"{seed} {unit.name}", unit.count) for unit in network.units}
     if criterion in ("l1", "l2"):
         return magnitude(network, 1 if criterion == "l1" else 2)
-    if calibration is None:
+    if images is None:
         raise ValueError(f"{criterion} judges units on images")
     judge = taylor if criterion == "taylor" else coupling
-    return judge(network, calibration.images, divisor=calibration.divisor)
+    return judge(network, images)
 
 
 def _draws(key: str, count: int) -> Tensor:

@@ -40,7 +40,7 @@ class Recalibration:
 
 
 def recalibration(
-    source: CapsuleNetwork, images: ImageSet, *, divisor: int, method: Method = "least-squares", batch_size: int = 128
+    source: CapsuleNetwork, images: ImageSet, *, method: Method = "least-squares", batch_size: int = 128
 ) -> Recalibration:
     """Prepare the recalibration of all candidates: what the source network tells is looked at once.
 
@@ -50,8 +50,6 @@ def recalibration(
         The network that is cut, in evaluation mode.
     images
         Calibration images in a fixed order, 20 batches or so; never those that candidates are judged on.
-    divisor
-        Of the 8-bit pixels.
     method
         ``batch-norm`` measures running statistics anew (:mod:`~qcaps.pruning.adaptive_norm`). ``mean-fold`` and
         ``least-squares`` let the layers behind a cut make up for it (:mod:`~qcaps.pruning.substitutes`), ``tuning``
@@ -77,7 +75,7 @@ def recalibration(
     parts = torch.arange(len(images)).tensor_split(max(1, round(len(images) / batch_size)))
     batches = [images.subset(part) for part in parts]
     layers = readers(source) if method in ("mean-fold", "least-squares") else []
-    seen = channel_moments(source, layers, batches, divisor=divisor)
+    seen = channel_moments(source, layers, batches)
 
     def apply(network: CapsuleNetwork, kept: Kept) -> None:
         for layer, moments in zip(layers, seen, strict=True):
@@ -87,8 +85,8 @@ def recalibration(
             else:
                 layer.refit(network, kept, least_squares(moments, stays, with_constant=layer.takes_constant))
         if has_norms:
-            adapt_norms(network, batches, divisor=divisor)
+            adapt_norms(network, batches)
         if method == "tuning":
-            tune(network, batches, divisor=divisor)
+            tune(network, batches)
 
     return Recalibration(method, apply)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from qcaps.capsules.losses import class_loss, divergence
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.evaluation.measure import even_blocks
 from qcaps.models.network import CapsuleNetwork
 
@@ -50,10 +50,10 @@ class Score:
         return float(difference.std(correction=1)) / math.sqrt(len(difference))
 
 
-def class_scores(network: CapsuleNetwork, images: ImageSet, *, divisor: int) -> Tensor:
+def class_scores(network: CapsuleNetwork, images: ImageSet) -> Tensor:
     """Run a network in evaluation mode over images: their class scores, shape ``(n, classes)``."""
     device = next(network.parameters()).device
-    pixels = to_float(images.pixels, divisor)
+    pixels = images.prepared()
     with torch.no_grad():
         blocks = pixels.chunk(even_blocks(network)(pixels))
         return torch.cat([network(block.to(device)).scores.float().cpu() for block in blocks])
@@ -63,7 +63,6 @@ def score(
     network: CapsuleNetwork,
     images: ImageSet,
     *,
-    divisor: int,
     criterion: Criterion = "loss",
     unpruned: Tensor | None = None,
 ) -> Score:
@@ -75,8 +74,6 @@ def score(
         In evaluation mode.
     images
         The same for all candidates; neither calibration nor test images.
-    divisor
-        Of the 8-bit pixels.
     criterion
         ``loss``, the network's own class loss as at the end of training: margin loss, spread loss or cross-entropy.
         ``margin``, by how much the best wrong class is ahead of the true one. ``kl``, the divergence from the unpruned
@@ -84,7 +81,7 @@ def score(
     unpruned
         Its :func:`class_scores` on these images, for ``kl``.
     """
-    scores, labels = class_scores(network, images, divisor=divisor), images.labels
+    scores, labels = class_scores(network, images), images.labels
     if criterion == "kl":
         assert unpruned is not None
         per_image = divergence(network.loss, unpruned, scores)

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 
 from qcaps.capsules.losses import class_loss
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.models.network import CapsuleNetwork
 
 LEARNING_RATE = 1e-3
 
 
-def tune(network: CapsuleNetwork, batches: Sequence[ImageSet], *, divisor: int) -> None:
+def tune(network: CapsuleNetwork, batches: Sequence[ImageSet]) -> None:
     """Learn once from every batch, by the network's own class loss and Adam.
 
     Parameters
@@ -24,14 +24,12 @@ def tune(network: CapsuleNetwork, batches: Sequence[ImageSet], *, divisor: int) 
         so that no other network is changed.
     batches
         Calibration images.
-    divisor
-        Of the 8-bit pixels.
     """
     places = [name.rpartition(".") for name, _ in network.stages.named_parameters()]
     tuned = [_own(network.stages.get_submodule(path), name) for path, _, name in places]
     optimizer = torch.optim.Adam(tuned, lr=LEARNING_RATE, eps=1e-7)
     for batch in batches:
-        images, labels = to_float(batch.pixels, divisor).to(tuned[0].device), batch.labels.to(tuned[0].device)
+        images, labels = batch.prepared().to(tuned[0].device), batch.labels.to(tuned[0].device)
         torch.autograd.backward(class_loss(network.loss, network(images).scores, labels).mean())
         optimizer.step()
         optimizer.zero_grad()

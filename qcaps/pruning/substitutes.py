@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.models.network import CapsuleNetwork
 from qcaps.pruning.readers import Reader, Substitute
 
@@ -46,17 +46,15 @@ class Moments:
         self.products = self.products + (samples.T @ samples).double().cpu()
 
 
-def channel_moments(
-    network: CapsuleNetwork, readers: Sequence[Reader], batches: Sequence[ImageSet], *, divisor: int
-) -> list[Moments]:
+def channel_moments(network: CapsuleNetwork, readers: Sequence[Reader], batches: Sequence[ImageSet]) -> list[Moments]:
     """Watch the channels that each of some layers reads.
 
     Parameters
     ----------
     network, readers
         The unpruned network in evaluation mode, and its layers.
-    batches, divisor
-        Calibration images, and by what their pixels are divided.
+    batches
+        Calibration images.
     """
     found = [Moments(0, torch.zeros(()), torch.zeros(())) for _ in readers]
     device = next(network.parameters()).device
@@ -69,7 +67,7 @@ def channel_moments(
             layer = network.stages.get_submodule(reader.path)
             hooks.enter_context(layer.register_forward_pre_hook(see))
         for batch in batches if readers else ():
-            network(to_float(batch.pixels, divisor).to(device))
+            network(batch.prepared().to(device))
     return found
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from qcaps.capsules.losses import class_loss
 from qcaps.capsules.sites import hooked
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.evaluation.measure import even_blocks
 from qcaps.models.network import CapsuleNetwork
 from qcaps.models.units import Cut, Unit, by_unit
@@ -19,7 +19,7 @@ from qcaps.models.units import Cut, Unit, by_unit
 Held = Sequence[tuple[Unit, Cut]]
 
 
-def taylor(network: CapsuleNetwork, images: ImageSet, *, divisor: int) -> dict[str, Tensor]:
+def taylor(network: CapsuleNetwork, images: ImageSet) -> dict[str, Tensor]:
     """Estimate the change of the loss that the network is trained with for every unit, image by image.
 
     Parameters
@@ -28,8 +28,6 @@ def taylor(network: CapsuleNetwork, images: ImageSet, *, divisor: int) -> dict[s
         In evaluation mode; no gradient is left in it.
     images
         A few hundred, with their labels.
-    divisor
-        Of the 8-bit pixels.
 
     Returns
     -------
@@ -51,7 +49,7 @@ def taylor(network: CapsuleNetwork, images: ImageSet, *, divisor: int) -> dict[s
     device = next(network.parameters()).device
     for positions in torch.arange(len(images)).chunk(even_blocks(network)(images.pixels)):
         block = images.subset(positions)
-        slopes = _slopes(network, to_float(block.pixels, divisor).to(device), block.labels.to(device))
+        slopes = _slopes(network, block.prepared().to(device), block.labels.to(device))
         for unit, by_image in slopes.items():
             each = by_image.double().cpu()  # (count, batch)
             totals[unit] += (each.abs() if unit.arrays else each.square()).sum(1)

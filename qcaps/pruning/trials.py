@@ -143,7 +143,7 @@ class Trials:
         """Score the network before it is cut, if the criterion looks at that."""
         if self._criterion != "kl":
             return None
-        return class_scores(self._source.network, self._source.scoring, divisor=self._source.divisor)
+        return class_scores(self._source.network, self._source.scoring)
 
     def _key(self, widths: Widths) -> str:
         return content_key("pruned", self._content, kept_units(self._source.scores, widths))
@@ -158,7 +158,6 @@ class Trials:
             next(source.network.parameters()).device.type,
             spec_to_dict(source.spec),
             tensors_sha256(source.tensors),
-            source.divisor,
             source.recalibration.method,
             source.calibration.sha256(),
             source.scoring.sha256(),

@@ -68,7 +68,6 @@ def calibrate(
     network: CapsuleNetwork,
     images: ImageSet,
     *,
-    divisor: int,
     batch_size: int,
     seed: int,
     with_inputs: bool = False,
@@ -83,7 +82,7 @@ def calibrate(
         In inference form, norms folded; left as it is.
     images
         Training images; never those a decision is judged on.
-    divisor, batch_size
+    batch_size
         As for :func:`~qcaps.evaluation.measure.measure`.
     seed
         Of the sample.
@@ -125,7 +124,6 @@ def calibrate(
         measure(
             predictor(network),
             images,
-            divisor=divisor,
             batch_size=batch_size,
             phase="calibrate",
             on_progress=on_progress,

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from qcaps.capsules.losses import class_loss
 from qcaps.capsules.sites import Hook, hooked
 from qcaps.data.augment import Augmentation
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.errors import QcapsError, StoppedError
 from qcaps.evaluation.measure import even_blocks
 from qcaps.models.network import CapsuleNetwork, weight_sites
@@ -29,7 +29,6 @@ def finetune(
     plan: BitPlan,
     images: ImageSet,
     *,
-    divisor: int,
     augment: Augmentation,
     steps: int,
     batch_size: int,
@@ -48,8 +47,8 @@ def finetune(
         Formats of all sites.
     images
         Training images; never those a decision is judged on.
-    divisor, augment
-        How their pixels are scaled, and what is done to them.
+    augment
+        What is done to them.
     steps, batch_size
         Of the training, at least 1.
     lr
@@ -86,7 +85,7 @@ def finetune(
         batch = images.subset(positions)
         optimizer.zero_grad()
         # Whole seeds apart from those that verdicts use: seed, seed + 1, …
-        loss = lesson.backward(augment(to_float(batch.pixels, divisor), generator), batch, seed + (step << 32))
+        loss = lesson.backward(augment(batch.prepared(), generator), batch, seed + (step << 32))
         optimizer.step()
         schedule.step()
         on_progress(Step("fine-tune", step, steps, f"{network.loss} loss {loss:.4f}"))

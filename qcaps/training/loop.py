@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from qcaps.capsules.losses import LAST_SPREAD_MARGIN, class_loss, reconstruction_loss
 from qcaps.config.train import TrainConfig
 from qcaps.data.augment import Augmentation
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.errors import QcapsError, StoppedError
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.models.network import CapsuleNetwork, Output
@@ -29,11 +29,10 @@ State = tuple[dict[str, object], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class TrainingData:
-    """Images to learn from and to choose by, how they are scaled, and what is done to the former."""
+    """Images to learn from and to choose by, and what is done to the former."""
 
     train: ImageSet
     validation: ImageSet
-    divisor: int
     augment: Augmentation
 
 
@@ -207,7 +206,6 @@ class _Run:
         measured = measure(
             predictor(self.network),
             self.data.validation,
-            divisor=self.data.divisor,
             batch_size=config.test_batch_size,
             phase=f"validate {position.epoch + 1}/{config.epochs}",
             on_progress=on_progress,
@@ -243,7 +241,7 @@ class _Run:
         positions = order[start : start + self.config.batch_size]
         batch = self.data.train.subset(positions)
         key = (self.config.seed, self.position.epoch, self.position.step)
-        images = self.data.augment(to_float(batch.pixels, self.data.divisor), _generator(*key))
+        images = self.data.augment(batch.prepared(), _generator(*key))
         rank, world, device = (
             self.accelerator.process_index,
             self.accelerator.num_processes,

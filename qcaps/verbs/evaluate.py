@@ -90,7 +90,6 @@ def _evaluation(
         measured = measure(
             _candidate(file, config),
             images,
-            divisor=spec.divisor,
             batch_size=config.test_batch_size,
             phase=f"evaluate {file.path.name}",
             on_progress=on_progress,

@@ -91,7 +91,6 @@ class Evidence:
         return measure(
             predict,
             images,
-            divisor=bench.divisor,
             batch_size=200,
             phase=phase,
             on_progress=bench.on_progress,

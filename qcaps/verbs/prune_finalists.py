@@ -124,7 +124,6 @@ def _finetuned(candidate: Candidate, shop: Workshop, name: str) -> Finalist:
     before = measure(
         predictor(network),
         shop.material.images.choosing,
-        divisor=shop.material.source.divisor,
         batch_size=config.test_batch_size,
         phase="recalibrated",
         on_progress=listen,
@@ -165,7 +164,7 @@ def _train(spec: ModelSpec, tensors: Mapping[str, Tensor], shop: Workshop, on_pr
         write_container(path, {"schema": f"{RESUME}/1", "key": key, **header}, held)
 
     place = own_accelerator(job.config.device, options.recipe.mixed_precision)
-    data = TrainingData(images.training, images.choosing, job.data.divisor, augmentation(job.data.augmentation))
+    data = TrainingData(images.training, images.choosing, augmentation(job.data.augmentation))
     surroundings = Surroundings(time.monotonic, on_progress, save, shop.stop)
     return finetune(spec, tensors, data, options, place, surroundings, teacher=teacher, resume=resume)
 

@@ -121,7 +121,6 @@ def _looks(shop: Workshop, network: CapsuleNetwork, parts: Sequence[ImageSet], s
         measured = measure(
             candidate,
             images,
-            divisor=shop.job.data.divisor,
             batch_size=shop.job.config.test_batch_size,
             phase=f"{images.split} images: {stand}",
             on_progress=shop.on_progress,

@@ -11,7 +11,7 @@ import torch
 
 from qcaps.progress import OnProgress
 from qcaps.pruning.candidates import Source
-from qcaps.pruning.importance import Calibration, Criterion, importance
+from qcaps.pruning.importance import Criterion, importance
 from qcaps.pruning.isomorphic import isomorphic_rules
 from qcaps.pruning.recalibration import recalibration
 from qcaps.pruning.strategy import Rules
@@ -60,18 +60,17 @@ class Workshop:
 
 def make_material(job: Job, images: Images, device: torch.device) -> Material:
     """Judge the units of a network, and prepare the recalibration of its candidates."""
-    config, divisor = job.config, job.data.divisor
+    config = job.config
     network = job.source.network(where=job.file).to(device)
     some = images.calibration.subset(torch.arange(min(JUDGING, len(images.calibration))))
     criterion = cast("Criterion", config.importance)
-    found = importance(criterion, network, Calibration(some, divisor), seed=config.seed)
+    found = importance(criterion, network, some, seed=config.seed)
     source = Source(
         spec=job.source.model,
         tensors=job.source.tensors,
         network=network,
-        divisor=divisor,
         scores=found.scores,
-        recalibration=recalibration(network, images.calibration, divisor=divisor, method=config.recalibrate),
+        recalibration=recalibration(network, images.calibration, method=config.recalibrate),
         calibration=images.calibration,
         scoring=images.scoring,
     )

@@ -91,7 +91,6 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
         stop = open_files.enter_context(stoppable())
         bench = Bench(
             search,
-            divisor=job.data.divisor,
             journal=journal,
             on_progress=on_progress,
             ends=Ends(stop),

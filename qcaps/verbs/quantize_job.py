@@ -173,7 +173,6 @@ def calibrated(job: Job, training: ImageSet, bench: Bench) -> Calibration:
     return calibrate(
         job.folded.network(),
         training.subset(drawn),
-        divisor=job.data.divisor,
         batch_size=config.test_batch_size,
         seed=config.seed,
         with_inputs=prepares(config),

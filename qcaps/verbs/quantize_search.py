@@ -125,7 +125,6 @@ def _trainer(task: Task, config: QuantizeConfig, training: ImageSet) -> Callable
             subject.network,
             plan,
             training,
-            divisor=bench.divisor,
             augment=no_augmentation,
             steps=config.finetune_steps,
             batch_size=FINETUNE_BATCH,

@@ -51,7 +51,6 @@ def array_ranges(loaded: Loaded, config: InspectConfig, on_progress: OnProgress)
             measure(
                 watched(loaded.network, watch.see, hook_of),
                 training.subset(drawn),
-                divisor=data.divisor,
                 batch_size=BATCH,
                 phase="ranges",
                 on_progress=on_progress,

@@ -113,7 +113,6 @@ def _train(
     images = TrainingData(
         train=load_split(data, "train", data_dir=config.data_dir),
         validation=load_split(data, "validation", data_dir=config.data_dir),
-        divisor=data.divisor,
         augment=augmentation(data.augmentation),
     )
     place = accelerator(config.device, config.mixed_precision)

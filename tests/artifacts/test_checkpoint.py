@@ -22,7 +22,7 @@ from qcaps.errors import ArtifactError, UsageError
 from qcaps.models.network import encoder_tensors
 from qcaps.models.spec import ModelSpec, initialised
 
-DATA = data_spec("digits", divisor=256, split_seed=7)
+DATA = data_spec("digits", split_seed=7)
 RECORD = {"validation": {"correct": 250, "accuracy": 0.5}, "options": {"lr": 0.001, "model_arg": ["a=1"]}}
 Change = Callable[[Any], object]
 

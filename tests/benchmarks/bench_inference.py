@@ -20,7 +20,6 @@ from side_by_side import MEMORY_METHOD, Workload, measure_sides, ratio
 from torch import Tensor
 
 from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint
-from qcaps.data.images import to_float
 from qcaps.data.load import load_split
 from qcaps.evaluation.fast import Forward, fast_form, multiplies_bfloat16
 from qcaps.models.network import predictions
@@ -85,7 +84,7 @@ def same_predictions() -> bool:
     trained = checkpoint("efficient_capsnet_mnist.pt" if "QCAPS_DATA" in os.environ else "efficient_capsnet_digits.pt")
     assert trained.data is not None
     test = load_split(trained.data, "test", download=False)
-    pixels = to_float(test.pixels, trained.data.divisor)
+    pixels = test.prepared()
     single, half = (predictions(folded(trained, bfloat16=bfloat16)(pixels)) for bfloat16 in (False, True))
     changed = int((single != half).sum())
     hits = [int((found == test.labels).sum()) for found in (single, half)]

@@ -23,8 +23,9 @@ from torch import Tensor
 from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint
 from qcaps.capsules.sites import role_of
 from qcaps.config import QuantizeConfig
-from qcaps.data.images import ImageSet, Split, to_float
+from qcaps.data.images import ImageSet, Split
 from qcaps.data.load import load_split
+from qcaps.data.preparation import PLAIN, prepare
 from qcaps.data.spec import data_spec
 from qcaps.evaluation.ends import Ends
 from qcaps.models.network import encoder_tensors
@@ -84,7 +85,7 @@ def whole_search(path: Path) -> tuple[float, int]:
     started = time.perf_counter()
     job = make_job(source, source.data, QuantizeConfig(scales="channel"))
     bench = Bench(
-        search, divisor=source.data.divisor, journal=None, on_progress=silent, ends=Ends(),
+        search, journal=None, on_progress=silent, ends=Ends(),
         memory_bytes=job.config.cache_memory,
     )  # fmt: skip
     baseline = bench.measure_float(source.model, source.network())
@@ -110,7 +111,7 @@ def plan_of(path: Path | None) -> BitPlan:
     pixels = images(path, CALIBRATION_IMAGES, "train")
     names = tuple(map(str, range(10)))
     source = ImageSet("mnist", "train", pixels, torch.zeros(len(pixels)).long(), torch.arange(len(pixels)), names)
-    ranges = calibrate(network, source, divisor=255, batch_size=50, seed=0)
+    ranges = calibrate(network, source, batch_size=50, seed=0)
     subject = subject_of(path, ranges)
     widths = {site: WEIGHT_BITS.get(site, 8) for site in ranges.weights}
     return subject.plan(widths | {site: ARRAY_BITS[role_of(site)] for site in ranges.arrays})
@@ -154,7 +155,7 @@ def judged(path: Path | None, plan: BitPlan, count: int) -> Workload:
     def forward(pixels: Tensor, _kept_open: ExitStack = opened) -> Tensor:
         return run(0, pixels, torch.arange(len(pixels)), 0)
 
-    return Workload(forward, to_float(images(path, count), 255))
+    return Workload(forward, prepare(images(path, count), PLAIN))
 
 
 def subject_of(path: Path | None, ranges: Calibration | None = None) -> Subject:

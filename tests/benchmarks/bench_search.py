@@ -50,7 +50,7 @@ def main() -> int:
     held = []
     with Journal.open(options.journal) as journal:
         bench = Bench(
-            images["validation"], divisor=source.data.divisor, journal=journal, on_progress=silent, ends=Ends(),
+            images["validation"], journal=journal, on_progress=silent, ends=Ends(),
             memory_bytes=options.cache_memory,
         )  # fmt: skip
         baseline = bench.measure_float(source.model, source.network())

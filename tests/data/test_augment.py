@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -27,8 +28,8 @@ from qcaps.data.augment import (
     shift_within_margins,
     squish,
 )
-from qcaps.data.images import to_float
 from qcaps.data.load import load_split
+from qcaps.data.preparation import Preparation
 from qcaps.data.spec import data_spec
 from qcaps.errors import UsageError
 from qcaps.registry import AUGMENTATIONS
@@ -370,7 +371,7 @@ def test_images_of_another_size_are_refused() -> None:
 @pytest.mark.real_data
 def test_real_digits_are_augmented_as_the_slow_form_does(data_dir: Path) -> None:
     test = load_split(data_spec("mnist"), "test", data_dir=data_dir, download=False)
-    images = to_float(test.pixels[:16], 256)
+    images = replace(test.subset(torch.arange(16)), preparation=Preparation(256)).prepared()
     draws = draw_efficient_capsnet(16, seeded(4), CPU)
 
     augmented = apply_efficient_capsnet(images, draws)

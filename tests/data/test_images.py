@@ -3,12 +3,12 @@ from __future__ import annotations
 import hashlib
 import struct
 from dataclasses import replace
-from fractions import Fraction
 
 import pytest
 import torch
 
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
+from qcaps.data.preparation import Preparation
 
 
 def three_images() -> ImageSet:
@@ -32,10 +32,18 @@ def test_subset_keeps_pixels_labels_and_indices_together_in_the_order_asked_for(
     assert picked.split == "train"
 
 
-def test_sha256_is_over_the_shape_then_pixels_labels_and_indices_in_little_endian() -> None:
-    content = b"(3, 1, 1, 2)" + bytes([1, 2, 3, 4, 5, 6]) + struct.pack("<6q", 7, 8, 9, 40, 41, 42)
+def test_sha256_is_over_the_shape_and_preparation_then_pixels_labels_and_indices_in_little_endian() -> None:
+    content = (
+        b"((3, 1, 1, 2), Preparation(divisor=255))"
+        + bytes([1, 2, 3, 4, 5, 6])
+        + struct.pack("<6q", 7, 8, 9, 40, 41, 42)
+    )
 
     assert three_images().sha256() == hashlib.sha256(content).hexdigest()
+
+
+def test_images_prepared_in_another_way_are_others() -> None:
+    assert replace(three_images(), preparation=Preparation(256)).sha256() != three_images().sha256()
 
 
 @pytest.mark.parametrize("name", ["pixels", "labels", "indices"])
@@ -53,25 +61,3 @@ def test_sha256_of_a_view_is_that_of_its_copy() -> None:
     copy = replace(images, pixels=images.pixels[..., :1].clone())
 
     assert column.sha256() == copy.sha256()
-
-
-@pytest.mark.parametrize("divisor", [255, 256])
-def test_to_float_is_the_nearest_float32_to_the_exact_quotient(divisor: int) -> None:
-    values = to_float(torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16), divisor)
-
-    assert values.dtype == torch.float32
-    assert values.shape == (1, 1, 16, 16)
-    for pixel, value in enumerate(values.flatten()):
-        exact = Fraction(pixel, divisor)
-        error = abs(Fraction(value.item()) - exact)
-        below, above = (torch.nextafter(value, torch.tensor(end)).item() for end in (-1.0, 2.0))
-        assert error <= abs(Fraction(below) - exact)
-        assert error <= abs(Fraction(above) - exact)
-
-
-def test_to_float_leaves_the_pixels_alone() -> None:
-    pixels = torch.full((1, 1, 2, 2), 200, dtype=torch.uint8)
-
-    to_float(pixels, 255)
-
-    assert pixels.flatten().tolist() == [200] * 4

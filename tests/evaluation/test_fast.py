@@ -10,7 +10,6 @@ from toys import FOLDED, NORMED, ROUTED, toy_images, toy_network
 
 import qcaps.models.network
 from qcaps.capsules.sites import Sites
-from qcaps.data.images import to_float
 from qcaps.evaluation import measure
 from qcaps.evaluation.fast import fast_form
 from qcaps.models.network import CapsuleNetwork, predictions
@@ -47,7 +46,7 @@ def witness() -> CapsuleNetwork:
 def test_a_batch_in_blocks_gets_the_scores_and_capsules_of_the_network(
     spec: ModelSpec, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, images = toy_network(spec), to_float(toy_images(spec).pixels, 255)
+    network, images = toy_network(spec), toy_images(spec).prepared()
     monkeypatch.setattr(measure, "BLOCK_BYTES", 1 << 13)  # the 20 images make several blocks
     with torch.inference_mode():
         expected = network(images)
@@ -86,7 +85,7 @@ def test_a_network_with_instance_norms_runs_in_the_usual_order(witness: CapsuleN
 
 
 def test_bfloat16_changes_scores_slightly_and_no_prediction() -> None:
-    network, images = toy_network(FOLDED), to_float(toy_images(FOLDED).pixels, 255)
+    network, images = toy_network(FOLDED), toy_images(FOLDED).prepared()
     single, half = (fast_form(network, bfloat16=bfloat16)(images) for bfloat16 in (False, True))
     assert 0 < (half.scores - single.scores).abs().max() < 0.02
     assert half.scores.dtype == torch.float32

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from toys import FOLDED, NORMED, ROUTED, toy_images, toy_network
@@ -7,6 +9,7 @@ from toys import FOLDED, NORMED, ROUTED, toy_images, toy_network
 import qcaps.evaluation.measure
 from qcaps.capsules.sites import hooked
 from qcaps.data.images import ImageSet
+from qcaps.data.preparation import Preparation
 from qcaps.errors import StoppedError
 from qcaps.evaluation.measure import Measurement, batches, in_blocks, measure, predictor
 
@@ -25,13 +28,13 @@ def say_number(pixels, indices):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 7, 8, 100])
 def test_every_image_is_predicted_once_in_order(batch_size):
-    found = measure(say_number, numbered(7), divisor=255, batch_size=batch_size)
+    found = measure(say_number, numbered(7), batch_size=batch_size)
     assert found.predictions.tolist() == [0, 1, 2, 3, 4, 5, 6]
     assert found.labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_the_candidate_is_given_the_indices_of_the_images_in_their_source():
-    found = measure(lambda pixels, indices: indices, numbered(5), divisor=255, batch_size=2)
+    found = measure(lambda pixels, indices: indices, numbered(5), batch_size=2)
     assert found.predictions.tolist() == [0, 10, 20, 30, 40]
 
 
@@ -43,14 +46,14 @@ def test_pixels_are_divided_by_the_divisor(divisor):
         seen.append(pixels)
         return indices
 
-    measure(record, numbered(4), divisor=divisor, batch_size=4)
+    measure(record, dataclasses.replace(numbered(4), preparation=Preparation(divisor)), batch_size=4)
     assert seen[0].dtype == torch.float32
     assert seen[0][:, 0, 0, 0].tolist() == pytest.approx([n / divisor for n in range(4)], rel=1e-6)
 
 
 def test_no_gradients_are_kept():
     modes = []
-    measure(lambda p, i: modes.append(torch.is_inference_mode_enabled()) or i, numbered(1), divisor=255, batch_size=1)
+    measure(lambda p, i: modes.append(torch.is_inference_mode_enabled()) or i, numbered(1), batch_size=1)
     assert modes == [True]
 
 
@@ -62,7 +65,7 @@ def test_hits_and_scores_are_counted():
 
 def test_progress_is_told_after_every_batch():
     told = []
-    measure(say_number, numbered(5), divisor=255, batch_size=2, phase="look", on_progress=told.append)
+    measure(say_number, numbered(5), batch_size=2, phase="look", on_progress=told.append)
     assert [(step.phase, step.done, step.total) for step in told] == [("look", 2, 5), ("look", 4, 5), ("look", 5, 5)]
 
 
@@ -74,7 +77,7 @@ def test_a_wish_to_stop_is_heard_after_the_current_batch():
         return indices
 
     with pytest.raises(StoppedError):
-        measure(record, numbered(6), divisor=255, batch_size=2, stop=lambda: len(seen) >= 4)
+        measure(record, numbered(6), batch_size=2, stop=lambda: len(seen) >= 4)
     assert seen == [0, 10, 20, 30]
 
 
@@ -85,7 +88,7 @@ def test_batches_are_consecutive_and_only_the_last_is_smaller():
 @pytest.mark.parametrize("spec", [NORMED, FOLDED])
 def test_a_float_network_predicts_its_longest_capsule(spec):
     network, images = toy_network(spec), toy_images(spec)
-    found = measure(predictor(network), images, divisor=255, batch_size=6)
+    found = measure(predictor(network), images, batch_size=6)
     with torch.inference_mode():
         capsules = network(images.pixels / 255).capsules.double()
     assert found.predictions.tolist() == capsules.square().sum(2).argmax(1).tolist()
@@ -119,5 +122,5 @@ def test_blocks_can_be_found_while_the_arrays_are_hooked():
     network, images = toy_network(ROUTED), toy_images(ROUTED, 3)
     passed = []
     with hooked(network, lambda site, array: passed.append(site) or array):
-        measure(predictor(network), images, divisor=255, batch_size=3)
+        measure(predictor(network), images, batch_size=3)
     assert len(passed) == len(set(passed))  # each site once: finding the size of a block leaves no trace

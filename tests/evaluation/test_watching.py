@@ -12,7 +12,7 @@ IMAGES = toy_images(ROUTED, 30)
 
 
 def measured(predict):
-    return measure(predict, IMAGES, divisor=255, batch_size=7).predictions
+    return measure(predict, IMAGES, batch_size=7).predictions
 
 
 def test_every_array_is_shown_and_no_prediction_changes():

@@ -39,7 +39,7 @@ def test_the_statistics_are_the_plain_average_of_those_of_the_batches():
         for name, norm in norms.items():
             for statistic, total in expected[name].items():
                 expected[name][statistic] = total + norm.get_buffer(statistic) / len(batches)
-    adapt_norms(network, batches, divisor=255)
+    adapt_norms(network, batches)
     for name, statistics in expected.items():
         for statistic, value in statistics.items():
             torch.testing.assert_close(network.get_submodule(name).get_buffer(statistic), value)
@@ -47,7 +47,7 @@ def test_the_statistics_are_the_plain_average_of_those_of_the_batches():
 
 def test_the_first_norm_has_mean_and_variance_of_its_inputs():
     network, (batch,) = network_of(EFFICIENT), batches_of(EFFICIENT, (16,))
-    adapt_norms(network, [batch], divisor=255)
+    adapt_norms(network, [batch])
     first = network.stages["conv1"]
     maps = first.conv(batch.pixels / 255).relu().transpose(0, 1).flatten(1)
     torch.testing.assert_close(first.norm.running_mean, maps.mean(1))
@@ -61,7 +61,7 @@ def test_what_the_statistics_were_before_makes_no_difference():
             norm.running_mean += 5
             norm.num_batches_tracked += 1000
     for network in (one, other):
-        adapt_norms(network, batches_of(EFFICIENT), divisor=255)
+        adapt_norms(network, batches_of(EFFICIENT))
     assert all(tensor.equal(other.state_dict()[name]) for name, tensor in one.state_dict().items())
 
 
@@ -70,7 +70,7 @@ def test_nothing_but_running_statistics_changes(name):
     network = network_of(NETWORKS[name])
     before = everything(network)
     settings = [(m, m.training, getattr(m, "momentum", None)) for m in network.modules()]
-    adapt_norms(network, batches_of(NETWORKS[name], (3, 3)), divisor=255)
+    adapt_norms(network, batches_of(NETWORKS[name], (3, 3)))
     after = network.state_dict()
     assert after.keys() == before.keys()
     changed = {key.rpartition(".")[2] for key, tensor in after.items() if not tensor.equal(before[key])}
@@ -82,7 +82,7 @@ def test_nothing_but_running_statistics_changes(name):
 def test_tensors_that_another_network_shares_are_left_alone():
     tensors = drawn_tensors(build(EFFICIENT))
     before = {name: tensor.clone() for name, tensor in tensors.items()}
-    adapt_norms(filled(EFFICIENT, tensors, where="test"), batches_of(EFFICIENT), divisor=255)
+    adapt_norms(filled(EFFICIENT, tensors, where="test"), batches_of(EFFICIENT))
     assert all(tensor.equal(before[name]) for name, tensor in tensors.items())
 
 
@@ -90,7 +90,7 @@ def test_frozen_stages_adapt_as_well_and_stay_frozen():
     network = network_of(RESNET_CAPS)
     network.freeze(network.backbone)
     before = everything(network)
-    adapt_norms(network, batches_of(RESNET_CAPS), divisor=255)
+    adapt_norms(network, batches_of(RESNET_CAPS))
     frozen = [norm for stage in network.backbone for norm in network.stages[stage].modules()]
     assert not any(module.training for module in frozen)
     name = "stages.layer4.2.conv3.norm.running_mean"
@@ -100,7 +100,7 @@ def test_frozen_stages_adapt_as_well_and_stay_frozen():
 def test_stages_behind_the_last_norm_are_not_run():
     network, seen = network_of(EFFICIENT), []
     network.stages["primary"].register_forward_pre_hook(lambda *_: seen.append("primary"))
-    adapt_norms(network, batches_of(EFFICIENT), divisor=255)
+    adapt_norms(network, batches_of(EFFICIENT))
     assert seen == []
 
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 from toy_pruning import PRUNED, images_of, toy_budget, toy_costs, toy_source
 
-from qcaps.data.images import to_float
 from qcaps.evaluation.cost import network_cost
 from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
 from qcaps.models.network import CapsuleNetwork, array_sites
@@ -53,7 +52,7 @@ def test_a_candidate_keeps_the_most_important_units_and_statistics_of_its_own():
     strongest = source.network.stages["conv1"].conv.weight.abs().sum((1, 2, 3)).topk(3).indices.sort().values
     conv = network.stages["conv1"].conv
     assert conv.weight.equal(source.network.stages["conv1"].conv.weight[strongest])
-    pixels = to_float(source.calibration.pixels, source.divisor)
+    pixels = source.calibration.prepared()
     with torch.no_grad():
         means = conv(pixels).relu().view(2, 12, 3, -1).transpose(2, 3).mean((1, 2))  # of two batches
     assert torch.allclose(network.stages["conv1"].norm.running_mean, means.mean(0), atol=1e-6)
@@ -72,7 +71,7 @@ def test_the_whole_network_scores_as_well_as_the_source():
     widths = {unit.name: unit.count for unit in source.network.units}
     assert scored(source, widths, "loss").per_image.isfinite().all()
     with torch.no_grad():
-        right = source.network(to_float(source.scoring.pixels, 255)).scores.argmax(1) == source.scoring.labels
+        right = source.network(source.scoring.prepared()).scores.argmax(1) == source.scoring.labels
     unchanged = dataclasses.replace(source.recalibration, apply=lambda network, kept: None)
     assert scored(dataclasses.replace(source, recalibration=unchanged), widths, "loss").correct == int(right.sum())
 

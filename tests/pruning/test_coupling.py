@@ -7,7 +7,6 @@ import torch
 from prunable import DEEP, EFFICIENT, EM, MOBILE, RESNET_CAPS, SHALLOW, drawn_tensors, labelled_images
 
 from qcaps.capsules.sites import hooked
-from qcaps.data.images import to_float
 from qcaps.models.network import to_inference
 from qcaps.models.spec import build, filled
 from qcaps.pruning.coupling import coupling
@@ -21,7 +20,7 @@ def network_of(spec):
 
 def seen(network, images, *sites):
     """Give the arrays of every image at some sites."""
-    for pixels, label in zip(to_float(images.pixels, 255), images.labels.tolist(), strict=True):
+    for pixels, label in zip(images.prepared(), images.labels.tolist(), strict=True):
         arrays = {}
         with torch.inference_mode(), hooked(network, lambda site, array, to=arrays: to.setdefault(site, array)):
             network(pixels.unsqueeze(0))
@@ -40,7 +39,7 @@ def test_types_and_positions_count_the_couplings_of_their_capsules_to_the_true_c
                 positions[p] += strength / 3 / IMAGES
                 for d in range(4):
                     dims[d] += abs(entries[d]) * heard / 36 / IMAGES
-    found = coupling(network, images, divisor=255)
+    found = coupling(network, images)
     assert found.keys() == {"primary.types", "primary.dims", "primary.positions"}
     assert found["primary.types"].tolist() == pytest.approx(types, rel=1e-4)
     assert found["primary.positions"].tolist() == pytest.approx(positions, rel=1e-4)
@@ -55,7 +54,7 @@ def test_a_negative_coupling_counts_by_its_magnitude():
         assert coupled.max() < 0
         for t in range(3):
             types[t] += capsules[t].norm().item() * -coupled[t, label].item() / IMAGES
-    assert coupling(network, images, divisor=255)["primary.types"].tolist() == pytest.approx(types, rel=1e-4)
+    assert coupling(network, images)["primary.types"].tolist() == pytest.approx(types, rel=1e-4)
 
 
 def test_each_branch_counts_its_own_capsules():
@@ -70,7 +69,7 @@ def test_each_branch_counts_its_own_capsules():
                 for p in range(positions):
                     heard = coupled[start + positions * t + p, label].item()
                     found[t] += lengths[t, p].item() * heard / positions / IMAGES
-    found = coupling(network, images, divisor=255)
+    found = coupling(network, images)
     assert found.keys() == {"block3.types", "block4.types", "block3.dims"}
     assert found["block3.types"].tolist() == pytest.approx(first, rel=1e-4)
     assert found["block4.types"].tolist() == pytest.approx(second, rel=1e-4)
@@ -85,7 +84,7 @@ def test_matrix_capsules_count_with_their_activations():
         for t in range(3):
             for p in range(cells):
                 types[t] += active[p, t].item() * coupled[0, label, 3 * p + t].item() / cells / IMAGES
-    found = coupling(network, images, divisor=255)
+    found = coupling(network, images)
     assert found.keys() == {"conv_caps2.types"}
     assert found["conv_caps2.types"].tolist() == pytest.approx(types, rel=1e-4)
 
@@ -99,9 +98,9 @@ def test_a_capsule_that_only_another_class_hears_counts_nothing():
     # One type has no votes: its logits are 0, its couplings 1/4 before the bias.
     network.stages["class_caps"].weight[2] = 0
     bias[2, 1] = -0.25
-    found = coupling(network, images, divisor=255)["primary.types"]
+    found = coupling(network, images)["primary.types"]
     assert found[2] < 1e-6 < found[[0, 1, 3, 4]].min()
 
 
 def test_a_classifier_couples_nothing():
-    assert coupling(network_of(MOBILE), labelled_images(MOBILE, IMAGES), divisor=255) == {}
+    assert coupling(network_of(MOBILE), labelled_images(MOBILE, IMAGES)) == {}

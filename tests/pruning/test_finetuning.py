@@ -34,7 +34,7 @@ def pruned(spec=SOURCE):
 
 
 def toy_data(augment=no_augmentation):
-    return TrainingData(toy_images(NORMED, 20, split="train"), toy_images(NORMED, 13, seed=1), 255, augment)
+    return TrainingData(toy_images(NORMED, 20, split="train"), toy_images(NORMED, 13, seed=1), augment)
 
 
 def run(config=CONFIG, *, network=None, data=None, save=lambda state: None, stop=lambda: False, **more):

@@ -8,7 +8,7 @@ from qcaps.errors import QcapsError
 from qcaps.models.network import to_inference
 from qcaps.models.spec import build, filled
 from qcaps.pruning.coupling import coupling
-from qcaps.pruning.importance import Calibration, importance
+from qcaps.pruning.importance import importance
 from qcaps.pruning.magnitude import magnitude
 from qcaps.pruning.taylor import taylor
 
@@ -18,7 +18,7 @@ def network_of(spec):
 
 
 def on(spec):
-    return Calibration(labelled_images(spec, 3), 255)
+    return labelled_images(spec, 3)
 
 
 def same(found, expected):
@@ -29,7 +29,7 @@ def test_every_criterion_is_its_own():
     network, images = network_of(SHALLOW), on(SHALLOW)
     assert same(importance("l1", network).scores, magnitude(network, 1))
     assert same(importance("l2", network).scores, magnitude(network, 2))
-    expected = taylor(network, images.images, divisor=255)
+    expected = taylor(network, images)
     assert same(importance("taylor", network, images).scores, expected)
     assert not same(expected, magnitude(network, 1))
 
@@ -51,7 +51,7 @@ def test_what_votes_for_no_class_is_judged_by_its_weights_and_said_to_be():
     found = importance("coupling", network, images)
     heard = {"block3.types", "block4.types", "block3.dims"}
     assert set(found.by_l1) == {unit.name for unit in network.units} - heard
-    by_l1, by_coupling = magnitude(network, 1), coupling(network, images.images, divisor=255)
+    by_l1, by_coupling = magnitude(network, 1), coupling(network, images)
     expected = {name: (by_coupling if name in heard else by_l1)[name] for name in found.scores}
     assert same(found.scores, expected)
 

@@ -32,7 +32,7 @@ def assert_same(before, after):
 
 def prepared(spec, method="least-squares", count=12, tensors=None):
     source = network_of(spec, tensors or drawn_tensors(build(spec)))
-    return recalibration(source, labelled_images(spec, count), divisor=255, method=method, batch_size=5)
+    return recalibration(source, labelled_images(spec, count), method=method, batch_size=5)
 
 
 def candidate(spec, tensors=None):
@@ -41,9 +41,7 @@ def candidate(spec, tensors=None):
 
 def test_without_a_word_it_is_least_squares():
     images = labelled_images(SHALLOW, 12)
-    assert (
-        recalibration(network_of(SHALLOW, drawn_tensors(build(SHALLOW))), images, divisor=255).method == "least-squares"
-    )
+    assert recalibration(network_of(SHALLOW, drawn_tensors(build(SHALLOW))), images).method == "least-squares"
 
 
 @pytest.mark.parametrize("spec", [SHALLOW, EFFICIENT.folded(), DEEP], ids=["no norm", "folded", "norm in front"])
@@ -78,7 +76,7 @@ def test_the_source_and_the_tensors_it_was_cut_from_stay_as_they_are(method):
     tensors = drawn_tensors(build(EFFICIENT))
     source = network_of(EFFICIENT, tensors)
     before, given = everything(source), {name: tensor.clone() for name, tensor in tensors.items()}
-    found = recalibration(source, labelled_images(EFFICIENT, 12), divisor=255, method=method, batch_size=5)
+    found = recalibration(source, labelled_images(EFFICIENT, 12), method=method, batch_size=5)
     spec, smaller = cut(EFFICIENT, tensors, halves(EFFICIENT))
     cut_before = {name: tensor.clone() for name, tensor in smaller.items()}
     found.apply(network_of(spec, smaller), halves(EFFICIENT))
@@ -148,5 +146,5 @@ def test_batches_are_even():
     tensors = drawn_tensors(build(EFFICIENT))
     network = network_of(EFFICIENT, tensors)
     network.stages["conv1"].register_forward_pre_hook(lambda _, given: sizes.append(len(given[0])))
-    recalibration(network, labelled_images(EFFICIENT, 12), divisor=255, method="least-squares", batch_size=5)
+    recalibration(network, labelled_images(EFFICIENT, 12), method="least-squares", batch_size=5)
     assert sizes == [6, 6]

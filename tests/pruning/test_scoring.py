@@ -27,14 +27,14 @@ def given_scores(monkeypatch, *rows, loss="margin"):
 
 def test_the_class_scores_are_those_of_the_network_image_by_image():
     network, images = network_of(SHALLOW), labelled_images(SHALLOW, 5)
-    found = class_scores(network, images, divisor=255)
+    found = class_scores(network, images)
     for row, pixels in zip(found, images.pixels, strict=True):
         torch.testing.assert_close(row, network(pixels.unsqueeze(0) / 255).scores[0])
 
 
 def test_the_loss_is_the_margin_loss_of_lengths_by_hand(monkeypatch):
     network, images = given_scores(monkeypatch, [0.8, 0.3, 0.05], [0.95, 0.0, 0.0])
-    found = score(network, images, divisor=255)
+    found = score(network, images)
     assert found.per_image.tolist() == pytest.approx([0.1**2 + 0.5 * 0.2**2, 0.0])
     assert found.mean == pytest.approx(0.015)
 
@@ -42,17 +42,17 @@ def test_the_loss_is_the_margin_loss_of_lengths_by_hand(monkeypatch):
 def test_the_loss_of_logits_is_cross_entropy_by_hand(monkeypatch):
     network, images = given_scores(monkeypatch, [1.0, 2.0, 0.0], loss="cross-entropy")
     expected = math.log(math.e + math.e**2 + 1) - 1
-    assert score(network, images, divisor=255).mean == pytest.approx(expected)
+    assert score(network, images).mean == pytest.approx(expected)
 
 
 def test_the_loss_of_activations_is_the_spread_loss_with_its_last_margin(monkeypatch):
     network, images = given_scores(monkeypatch, [0.8, 0.3, 0.0], loss="spread")
-    assert score(network, images, divisor=255).mean == pytest.approx(0.4**2 + 0.1**2)
+    assert score(network, images).mean == pytest.approx(0.4**2 + 0.1**2)
 
 
 def test_the_margin_is_the_lead_of_the_best_wrong_class(monkeypatch):
     network, images = given_scores(monkeypatch, [0.8, 0.3, 0.05], [0.2, 0.1, 0.9])
-    found = score(network, images, divisor=255, criterion="margin")
+    found = score(network, images, criterion="margin")
     assert found.per_image.tolist() == pytest.approx([-0.5, 0.7])
 
 
@@ -61,22 +61,22 @@ def test_kl_is_the_divergence_of_presences_by_hand(monkeypatch):
     unpruned = torch.tensor([[0.9, 0.1, 0.25]])
     first = 0.9 * math.log(0.9 / 0.8) + 0.1 * math.log(0.1 / 0.2)
     last = 0.25 * math.log(0.25 / 0.5) + 0.75 * math.log(0.75 / 0.5)
-    found = score(network, images, divisor=255, criterion="kl", unpruned=unpruned)
+    found = score(network, images, criterion="kl", unpruned=unpruned)
     assert found.mean == pytest.approx(first + last, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["shallow-capsnet", "em-capsnet", "cnn-small"])
 def test_the_unpruned_network_does_not_diverge_from_itself(name):
     network, images = network_of(NETWORKS[name]), labelled_images(NETWORKS[name], 6)
-    unpruned = class_scores(network, images, divisor=255)
-    found = score(network, images, divisor=255, criterion="kl", unpruned=unpruned)
+    unpruned = class_scores(network, images)
+    found = score(network, images, criterion="kl", unpruned=unpruned)
     assert found.per_image.tolist() == [0.0] * 6
 
 
 @pytest.mark.parametrize("criterion", ["loss", "margin", "kl"])
 def test_top_1_is_told_with_every_criterion(monkeypatch, criterion):
     network, images = given_scores(monkeypatch, [0.8, 0.3, 0.1], [0.2, 0.1, 0.9], [0.3, 0.2, 0.1])
-    found = score(network, images, divisor=255, criterion=criterion, unpruned=torch.full((3, 3), 0.5))
+    found = score(network, images, criterion=criterion, unpruned=torch.full((3, 3), 0.5))
     assert found.correct == 2
     assert found.top1 == pytest.approx(2 / 3)
 

@@ -89,7 +89,7 @@ def test_the_inputs_of_a_convolution_are_watched_at_every_position_of_every_imag
     network, images = network_of(SHALLOW), labelled_images(SHALLOW, 5)
     reader = next(r for r in readers(network) if r.path == "conv2.conv")
     batches = [images.subset(torch.arange(3)), images.subset(torch.tensor([3, 4]))]
-    (found,) = channel_moments(network, [reader], batches, divisor=255)
+    (found,) = channel_moments(network, [reader], batches)
     maps = network.stages["conv1"](images.pixels / 255)  # (5, 5, 12, 10)
     assert found.count == 5 * 12 * 10
     for a in range(5):
@@ -101,7 +101,7 @@ def test_the_inputs_of_a_convolution_are_watched_at_every_position_of_every_imag
 def test_capsules_are_watched_type_by_type_and_dimension_by_dimension():
     network, images = network_of(SHALLOW), labelled_images(SHALLOW, 4)
     reader = next(r for r in readers(network) if r.path == "class_caps")
-    (found,) = channel_moments(network, [reader], [images], divisor=255)
+    (found,) = channel_moments(network, [reader], [images])
     value = images.pixels / 255
     for name in ("conv1", "conv2", "primary"):
         value = network.stages[name](value)
@@ -125,7 +125,7 @@ def refitted(spec, tensors, kept, method):
     """Cut a network, and let its layers make up for it."""
     source, network = network_of(spec, tensors), network_of(*cut(spec, tensors, kept))
     layers = readers(source)
-    seen = channel_moments(source, layers, [labelled_images(spec, 16)], divisor=255)
+    seen = channel_moments(source, layers, [labelled_images(spec, 16)])
     for reader, moments in zip(layers, seen, strict=True):
         stays = reader.kept_channels(kept)
         if method == "mean-fold":

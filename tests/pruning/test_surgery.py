@@ -137,7 +137,7 @@ def test_what_is_no_set_of_units_is_refused_before_anything_is_cut(indices, reas
 def test_a_network_without_some_positions_is_quantized_without_loss_of_its_list(tmp_path):
     spec, tensors = cut(ROUTED, encoder_tensors(toy_network(ROUTED)), {"primary.positions": [0, 2, 3]})
     network = to_inference(filled(spec, tensors, where="cut"))
-    ranges = calibrate(network, toy_images(spec, split="train"), divisor=255, batch_size=20, seed=0)
+    ranges = calibrate(network, toy_images(spec, split="train"), batch_size=20, seed=0)
     plan = plan_of_width(ranges, 6, "round_to_nearest")
     with weights_replaced(network, round_weights(network, plan, 0).tensors):
         data = artifact_bytes(Artifact(spec, data_spec("digits"), plan, 0, network, {}))

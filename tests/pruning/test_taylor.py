@@ -10,7 +10,6 @@ from torch.nn.functional import cross_entropy
 
 from qcaps.capsules.losses import margin_loss, spread_loss
 from qcaps.capsules.sites import hooked
-from qcaps.data.images import to_float
 from qcaps.models.network import to_inference
 from qcaps.models.spec import build, filled
 from qcaps.pruning.taylor import taylor
@@ -29,7 +28,7 @@ def network_of(spec):
 
 def losses(network, images):
     """Give the loss of one image after the other."""
-    for pixels, label in zip(to_float(images.pixels, 255), images.labels, strict=True):
+    for pixels, label in zip(images.prepared(), images.labels, strict=True):
         yield LOSSES[network.loss](network(pixels.unsqueeze(0)).scores, label.unsqueeze(0)).sum()
 
 
@@ -82,15 +81,13 @@ def test_channels_count_all_weights_that_make_them_squared_for_every_image(spec,
     network, images = network_of(spec), labelled_images(spec, IMAGES)
     expected = slow_channels(network, images, makers)
     assert expected.max() > 0
-    torch.testing.assert_close(
-        taylor(network, images, divisor=255)[unit], expected, rtol=1e-3, atol=1e-4 * expected.max()
-    )
+    torch.testing.assert_close(taylor(network, images)[unit], expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
 def slow_capsules(network, images, gated):
     """Differentiate the loss of every image by a factor on each unit; `gated` multiplies an array by the factors."""
     total = 0.0
-    for pixels, label in zip(to_float(images.pixels, 255), images.labels, strict=True):
+    for pixels, label in zip(images.prepared(), images.labels, strict=True):
         gates = torch.ones(gated.count, requires_grad=True)
         with hooked(network, lambda site, array, gates=gates: gated(site, array, gates)):
             loss = LOSSES[network.loss](network(pixels.unsqueeze(0)).scores, label.unsqueeze(0)).sum()
@@ -153,21 +150,19 @@ def test_capsules_count_what_a_factor_on_them_changes_for_every_image(spec, unit
     network, images = network_of(spec), labelled_images(spec, IMAGES)
     expected = slow_capsules(network, images, gated)
     assert expected.max() > 0
-    torch.testing.assert_close(
-        taylor(network, images, divisor=255)[unit], expected, rtol=1e-3, atol=1e-4 * expected.max()
-    )
+    torch.testing.assert_close(taylor(network, images)[unit], expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
 def test_images_do_not_cancel_one_another():
     network, images = network_of(SHALLOW), labelled_images(SHALLOW, IMAGES)
-    each = [taylor(network, images.subset(torch.tensor([i])), divisor=255)["primary.types"] for i in range(IMAGES)]
-    torch.testing.assert_close(taylor(network, images, divisor=255)["primary.types"], torch.stack(each).mean(0))
+    each = [taylor(network, images.subset(torch.tensor([i])))["primary.types"] for i in range(IMAGES)]
+    torch.testing.assert_close(taylor(network, images)["primary.types"], torch.stack(each).mean(0))
 
 
 def test_the_network_keeps_its_flags_and_no_gradients():
     network = network_of(EFFICIENT).requires_grad_()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    taylor(network, labelled_images(EFFICIENT, 3), divisor=255)
+    taylor(network, labelled_images(EFFICIENT, 3))
     assert all(parameter.grad is None and parameter.requires_grad for parameter in network.parameters())
     assert all(tensor.equal(before[name]) for name, tensor in network.state_dict().items())
     assert not network.stages["conv1"].conv._forward_hooks

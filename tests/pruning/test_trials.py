@@ -12,6 +12,7 @@ import torch
 from toy_pruning import images_of, opened, toy_budget, toy_costs, toy_source
 
 from qcaps.data.images import ImageSet
+from qcaps.data.preparation import Preparation
 from qcaps.evaluation.ends import Ends, Halt
 from qcaps.models.network import CapsuleNetwork
 from qcaps.progress import Step, silent
@@ -99,7 +100,7 @@ def other_units_kept(source):
 
 def calibrated_on(images: ImageSet, method="batch-norm"):
     def change(source):
-        found = recalibration(source.network, images, divisor=255, method=method, batch_size=12)
+        found = recalibration(source.network, images, method=method, batch_size=12)
         return dataclasses.replace(source, calibration=images, recalibration=found)
 
     return change
@@ -111,7 +112,9 @@ CHANGES = {
     "calibration images": calibrated_on(images_of("train", 24, 100)),
     "recalibration": calibrated_on(images_of("train", 24, 0), "mean-fold"),
     "scoring images": lambda source: dataclasses.replace(source, scoring=images_of("validation", 30, 2000)),
-    "divisor": lambda source: dataclasses.replace(source, divisor=256),
+    "preparation": lambda source: dataclasses.replace(
+        source, scoring=dataclasses.replace(source.scoring, preparation=Preparation(256))
+    ),
 }
 
 
@@ -200,7 +203,7 @@ def test_a_score_is_that_of_the_cut_and_recalibrated_network():
     source = toy_source()
     trials = trials_of(source)
     trials.run(PROPOSALS[:1], BEGIN)
-    found, by_hand = trials.candidates[0].score, score(recalibrated(source, WIDTHS), source.scoring, divisor=255)
+    found, by_hand = trials.candidates[0].score, score(recalibrated(source, WIDTHS), source.scoring)
     assert found.per_image.equal(by_hand.per_image)
     assert found.correct == by_hand.correct
 

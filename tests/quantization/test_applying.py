@@ -25,7 +25,7 @@ SCHEMES: list[Rounding] = ["round_to_nearest", "stochastic_rounding", "truncatio
 
 
 def plan_of(network: CapsuleNetwork, spec: ModelSpec, bits: int, rounding: Rounding) -> BitPlan:
-    ranges = calibrate(network, toy_images(spec, split="train"), divisor=255, batch_size=20, seed=0)
+    ranges = calibrate(network, toy_images(spec, split="train"), batch_size=20, seed=0)
     return plan_of_width(ranges, bits, rounding)
 
 
@@ -98,7 +98,7 @@ def float_plan(network: CapsuleNetwork, rounding: Rounding = "round_to_nearest")
 )
 def test_rounding_at_any_one_site_changes_what_the_network_says(spec: ModelSpec, site: str) -> None:
     network = toy_network(spec)
-    ranges = calibrate(network, toy_images(spec), divisor=255, batch_size=20, seed=0)
+    ranges = calibrate(network, toy_images(spec), batch_size=20, seed=0)
     plan = float_plan(network)
     coarse = {**plan.arrays, site: plan_of_width(ranges, 3, "truncation").arrays[site]}
     found = forward(network, BitPlan("truncation", plan.weights, coarse), spec)
@@ -169,7 +169,7 @@ def test_weights_are_rounded_without_touching_the_network() -> None:
 @pytest.mark.parametrize("rounding", SCHEMES)
 def test_channels_of_weights_are_rounded_with_the_draws_of_their_flat_positions(rounding: Rounding) -> None:
     network = toy_network(FOLDED)
-    ranges = calibrate(network, toy_images(FOLDED), divisor=255, batch_size=20, seed=0)
+    ranges = calibrate(network, toy_images(FOLDED), batch_size=20, seed=0)
     plan = plan_of_width(ranges, 3, rounding, per_channel=True)
     found, parameters = round_weights(network, plan, 5), dict(network.named_parameters())
     for site, name in weight_sites(network).items():

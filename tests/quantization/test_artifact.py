@@ -38,7 +38,7 @@ Tensors = dict[str, Tensor]
 
 @functools.cache
 def plan_of(spec: ModelSpec, bits: int, rounding: Rounding, *, per_channel: bool = False) -> BitPlan:
-    ranges = calibrate(toy_network(spec), toy_images(spec, split="train"), divisor=255, batch_size=20, seed=0)
+    ranges = calibrate(toy_network(spec), toy_images(spec, split="train"), batch_size=20, seed=0)
     return plan_of_width(ranges, bits, rounding, per_channel=per_channel)
 
 
@@ -66,7 +66,7 @@ def predicted(spec: ModelSpec, plan: BitPlan) -> Tensor:
     network = toy_network(spec)
     with weights_replaced(network, round_weights(network, plan, SEED).tensors):
         candidate = ArrayRounder(plan, SEED).predictor(network)
-        return measure(candidate, toy_images(spec, 100), divisor=255, batch_size=20).predictions
+        return measure(candidate, toy_images(spec, 100), batch_size=20).predictions
 
 
 @pytest.mark.parametrize("spec", [FOLDED, ROUTED])
@@ -78,7 +78,7 @@ def test_the_file_predicts_what_the_plan_predicts_in_memory(
 ) -> None:
     plan = plan_of(spec, bits, rounding)
     file = load(saved(tmp_path, honest(spec, bits, rounding)))
-    found = measure(file.predictor(), toy_images(spec, 100), divisor=255, batch_size=20).predictions
+    found = measure(file.predictor(), toy_images(spec, 100), batch_size=20).predictions
     assert torch.equal(found, predicted(spec, plan))
 
 
@@ -120,7 +120,7 @@ def test_a_file_of_scales_per_channel_gives_back_plan_weights_and_predictions(
     assert file.artifact is not None
     assert file.artifact.plan == plan
     assert all(torch.equal(p, weights[name]) for name, p in file.network.named_parameters())
-    found = measure(file.predictor(), toy_images(spec, 100), divisor=255, batch_size=20).predictions
+    found = measure(file.predictor(), toy_images(spec, 100), batch_size=20).predictions
     assert torch.equal(found, predicted(spec, plan))
     assert artifact_bytes(file.artifact) == path.read_bytes()
 
@@ -197,8 +197,8 @@ def test_loading_tells_a_checkpoint_from_an_artifact(tmp_path: Path) -> None:
     images = toy_images(NORMED, 100)
     assert file.artifact is None
     assert (file.model, file.data, file.sha256, file.path) == (NORMED, DATA, sha256, tmp_path / "float.pt")
-    expected = measure(predictor(network), images, divisor=255, batch_size=20).predictions
-    found = measure(file.predictor(seed=3), images, divisor=255, batch_size=20).predictions
+    expected = measure(predictor(network), images, batch_size=20).predictions
+    found = measure(file.predictor(seed=3), images, batch_size=20).predictions
     assert torch.equal(found, expected)
 
 
@@ -589,5 +589,5 @@ def test_a_plan_may_mix_widths(tmp_path: Path) -> None:
         {**plan.arrays, "class_caps.logits@2": Float32(), "primary.out": FixedPoint(16, 15)},
     )
     file = load(saved(tmp_path, written(ROUTED, mixed)))
-    found = measure(file.predictor(), toy_images(ROUTED, 100), divisor=255, batch_size=20).predictions
+    found = measure(file.predictor(), toy_images(ROUTED, 100), batch_size=20).predictions
     assert torch.equal(found, predicted(ROUTED, mixed))

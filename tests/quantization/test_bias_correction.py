@@ -33,7 +33,7 @@ def prepared(
     """Make a subject whose biases are corrected."""
     subject = toy_subject(spec, rounding, per_channel=per_channel)
     images = toy_images(spec, split="train")
-    ranges = calibrate(subject.network, images, divisor=255, batch_size=7, seed=0, with_inputs=True)
+    ranges = calibrate(subject.network, images, batch_size=7, seed=0, with_inputs=True)
     return dataclasses.replace(subject, calibration=ranges)
 
 
@@ -168,7 +168,7 @@ def test_the_file_holds_the_corrected_biases(tmp_path) -> None:
     expected = subject.round_weights(trial.plan).tensors
     for name, parameter in file.network.named_parameters():
         assert torch.equal(parameter, expected[name])
-    found = measure(file.predictor(), judged_images(), divisor=255, batch_size=50)
+    found = measure(file.predictor(), judged_images(), batch_size=50)
     assert torch.equal(found.predictions, trial.measurements[0].predictions)
     assert not torch.equal(found.predictions, by_hand(toy_subject(per_channel=True), judged_images(), trial.plan))
 

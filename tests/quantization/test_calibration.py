@@ -27,7 +27,7 @@ from qcaps.quantization.formats import FixedPoint, Float32, Logarithmic, PerChan
 
 
 def calibrated(network: CapsuleNetwork, images: ImageSet, *, batch_size: int = 8, seed: int = 0) -> Calibration:
-    return calibrate(network, images, divisor=255, batch_size=batch_size, seed=seed)
+    return calibrate(network, images, batch_size=batch_size, seed=seed)
 
 
 def passed(network: CapsuleNetwork, pixels: Tensor) -> dict[str, list[Tensor]]:
@@ -138,7 +138,7 @@ def test_calibrating_leaves_the_network_as_it_was(spec: ModelSpec) -> None:
 def test_calibrating_tells_how_far_it_is() -> None:
     steps: list[Step] = []
     images = toy_images(FOLDED, 5)
-    calibrate(toy_network(FOLDED), images, divisor=255, batch_size=2, seed=0, on_progress=steps.append)
+    calibrate(toy_network(FOLDED), images, batch_size=2, seed=0, on_progress=steps.append)
     assert [(s.phase, s.done, s.total) for s in steps] == [("calibrate", done, 5) for done in (2, 4, 5)]
 
 

@@ -45,7 +45,7 @@ COUNT = 20
 
 
 def plan_of(network, spec, bits, rounding="round_to_nearest"):
-    ranges = calibrate(network, toy_images(spec, split="train"), divisor=255, batch_size=COUNT, seed=0)
+    ranges = calibrate(network, toy_images(spec, split="train"), batch_size=COUNT, seed=0)
     return plan_of_width(ranges, bits, rounding)
 
 
@@ -58,7 +58,7 @@ def float_plan(network):
 
 
 def learn(network, plan, spec=ROUTED, images=None, **changes):
-    options = {"divisor": 255, "augment": no_augmentation, "steps": 2, "batch_size": COUNT, "lr": 0.01, "seed": 0}
+    options = {"augment": no_augmentation, "steps": 2, "batch_size": COUNT, "lr": 0.01, "seed": 0}
     return finetune(network, plan, images or toy_images(spec, COUNT, split="train"), **{**options, **changes})
 
 

@@ -208,7 +208,7 @@ def test_convolutions_with_few_products_are_not_worth_it(monkeypatch: pytest.Mon
 
 
 def plan_of(network: CapsuleNetwork, spec: ModelSpec, bits: int = 6) -> BitPlan:
-    ranges = calibrate(network, toy_images(spec, split="train"), divisor=255, batch_size=20, seed=0)
+    ranges = calibrate(network, toy_images(spec, split="train"), batch_size=20, seed=0)
     return plan_of_width(ranges, bits, "round_to_nearest", per_channel=True)
 
 

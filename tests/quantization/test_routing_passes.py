@@ -52,7 +52,7 @@ def images_of(name, count=4):
 def planned(name):
     """Give a toy network of a kind, and a plan that was calibrated for it."""
     network, images = toy_network(SPECS[name]), images_of(name)
-    calibration = calibrate(network, images, divisor=255, batch_size=4, seed=0)
+    calibration = calibrate(network, images, batch_size=4, seed=0)
     return network, plan_of_width(calibration, 6, "round_to_nearest")
 
 

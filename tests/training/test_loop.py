@@ -31,9 +31,7 @@ STEPS = 9
 
 
 def toy_data(augment=shift_augmentation) -> TrainingData:
-    return TrainingData(
-        toy_images(NORMED, 20, split="train"), toy_images(NORMED, 13, seed=1), divisor=255, augment=augment
-    )
+    return TrainingData(toy_images(NORMED, 20, split="train"), toy_images(NORMED, 13, seed=1), augment=augment)
 
 
 def surroundings(*, save=lambda state: None, stop=lambda: False, clock=lambda: 0.0, on_progress=silent):

@@ -48,7 +48,7 @@ def proven(evidence):
 
 
 def predictions(predict, images=REPORT):
-    return measure(predict, images, divisor=255, batch_size=40).predictions
+    return measure(predict, images, batch_size=40).predictions
 
 
 def test_the_report_split_is_scored_with_every_seed_from_the_file(evidence, proven):

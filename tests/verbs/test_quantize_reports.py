@@ -60,7 +60,7 @@ def test_classes_add_up_to_the_report_split(quantized, tiny_checkpoint):
     assert sum(one["images"] for one in classes) == len(images)
     assert sum(one["lost"] for one in classes) == found["lost"]
     assert sum(one["gained"] for one in classes) == found["gained"]
-    measured = measure(load(out / "satisfied.pt").predictor(), images, divisor=255, batch_size=90)
+    measured = measure(load(out / "satisfied.pt").predictor(), images, batch_size=90)
     assert found["score"]["correct"] == measured.correct
 
 

@@ -34,7 +34,7 @@ def lively_network():
 
 
 def measured(predict, images, _phase=""):
-    return measure(predict, images, divisor=255, batch_size=16)
+    return measure(predict, images, batch_size=16)
 
 
 def checkpoint(spec=ROUTED, network=None) -> Checkpoint:

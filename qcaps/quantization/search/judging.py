@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from qcaps.artifacts.journal import Journal, content_key
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.distributed import from_all, from_first, process_index
 from qcaps.evaluation.content import network_content
 from qcaps.evaluation.ends import Ends, Halt
@@ -96,8 +96,8 @@ class Bench:
 
     Parameters
     ----------
-    images, divisor
-        The search split, and the divisor of its pixels.
+    images
+        The search split.
     journal
         Asked before every measurement and told after it; None in every process but the first.
     on_progress, ends
@@ -110,13 +110,12 @@ class Bench:
         self,
         images: ImageSet,
         *,
-        divisor: int,
         journal: Journal | None,
         on_progress: OnProgress,
         ends: Ends,
         memory_bytes: int = 0,
     ) -> None:
-        self.images, self.divisor, self.journal = images, divisor, journal
+        self.images, self.journal = images, journal
         self.on_progress, self.ends = on_progress, ends
         self.ledger = Ledger()
         self.image_forwards_now = 0
@@ -142,7 +141,7 @@ class Bench:
         self._judge_in(torch.arange(len(labels)), torch.zeros(len(labels), dtype=torch.bool))
 
         def run(_number: int, images: ImageSet) -> Tensor:
-            scores = network(to_float(images.pixels, self.divisor)).scores.float()
+            scores = network(images.prepared()).scores.float()
             # Half precision orders well enough, and fits where predictions do.
             half = margins_of(scores, images.labels).half().view(torch.int16).long() & 0xFFFF
             return torch.stack([scores.argmax(1), half])
@@ -224,7 +223,7 @@ class Bench:
             def run(number: int, images: ImageSet) -> Tensor:
                 if not runs:  # all that is asked may be in the journal
                     runs.append(stack.enter_context(running(subject, plan, self.memory)))
-                pixels = to_float(images.pixels, self.divisor)
+                pixels = images.prepared()
                 return torch.stack([runs[0](number, pixels, images.indices, seed).argmax(1) for seed in seeds])
 
             for number in range(self._batches):
@@ -255,7 +254,7 @@ class Bench:
     def surroundings(self) -> tuple[object, ...]:
         """Give what a measurement depends on beside the candidate."""
         units = "integers" if integer_units() else "float"
-        return self._content, self.divisor, NUMERICS_VERSION, torch.__version__, units
+        return self._content, NUMERICS_VERSION, torch.__version__, units
 
     @property
     def _batches(self) -> int:

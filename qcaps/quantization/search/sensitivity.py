@@ -11,7 +11,7 @@ from statistics import NormalDist
 from torch import Tensor
 
 from qcaps.artifacts.journal import content_key
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.distributed import from_all, from_first, process_count, process_index
 from qcaps.evaluation.ends import Halt
 from qcaps.progress import Step
@@ -132,7 +132,7 @@ def _job(bench: Bench, subject: Subject, near: ImageSet, group: Group, bits: int
 def _margins(bench: Bench, subject: Subject, images: ImageSet, plan: BitPlan) -> Tensor:
     """Give the margins of some images under a plan."""
     with running(subject, plan, bench.memory) as run:
-        scores = run(-1, to_float(images.pixels, bench.divisor), images.indices, subject.seed)
+        scores = run(-1, images.prepared(), images.indices, subject.seed)
     bench.image_forwards_now += process_count() * len(images)
     return margins_of(scores.float(), images.labels)
 

@@ -105,7 +105,6 @@ def judged_by(
         patch.setattr(os, "fsync", lambda _file: None)  # nobody pulls the plug here
         bench = Bench(
             numbered(len(table.margins)),
-            divisor=255,
             journal=journal,
             on_progress=lambda step: None,
             ends=Ends(),

@@ -12,6 +12,7 @@ from toy_search import IMAGES, by_hand, judged_images, net_loss, toy_bench, toy_
 from toys import FOLDED, ROUTED, toy_images, toy_network
 
 from qcaps.data.images import ImageSet
+from qcaps.data.preparation import Preparation
 from qcaps.evaluation.ends import Ends, Halt
 from qcaps.evaluation.measure import measure, predictor
 from qcaps.progress import Step
@@ -27,7 +28,7 @@ from qcaps.quantization.search.subject import Subject
 def test_a_judgement_is_that_of_the_plan_applied_by_hand(rounding: Rounding, bits: int) -> None:
     subject, images = toy_subject(rounding=rounding), judged_images()
     plan = subject.common_width(bits)
-    before = measure(predictor(toy_network(ROUTED)), images, divisor=255, batch_size=50).predictions
+    before = measure(predictor(toy_network(ROUTED)), images, batch_size=50).predictions
     loss = sum(net_loss(images.labels, before, by_hand(subject, images, plan, seed)) for seed in subject.seeds)
     with toy_bench() as bench:
         bench.measure_float(ROUTED, subject.network)
@@ -176,19 +177,19 @@ def with_one_pixel(images: ImageSet) -> ImageSet:
 
 
 @pytest.mark.parametrize(
-    ("images", "divisor"),
+    "images",
     [
-        (judged_images(), 256),
-        (judged_images().subset(torch.arange(IMAGES - 1)), 255),
-        (with_one_pixel(judged_images()), 255),
-        (dataclasses.replace(judged_images(), indices=judged_images().indices + 1), 255),
+        dataclasses.replace(judged_images(), preparation=Preparation(256)),
+        judged_images().subset(torch.arange(IMAGES - 1)),
+        with_one_pixel(judged_images()),
+        dataclasses.replace(judged_images(), indices=judged_images().indices + 1),
     ],
     ids=["divisor", "fewer", "pixel", "indices"],
 )
-def test_other_images_or_another_scaling_are_run(tmp_path: Path, images: ImageSet, divisor: int) -> None:
-    assert forwards_of(tmp_path, judged_images(), 255) == 2 * IMAGES
-    assert forwards_of(tmp_path, images, divisor) == 2 * len(images)
-    assert forwards_of(tmp_path, images, divisor) == forwards_of(tmp_path, judged_images(), 255) == 0
+def test_other_images_or_another_scaling_are_run(tmp_path: Path, images: ImageSet) -> None:
+    assert forwards_of(tmp_path, judged_images()) == 2 * IMAGES
+    assert forwards_of(tmp_path, images) == 2 * len(images)
+    assert forwards_of(tmp_path, images) == forwards_of(tmp_path, judged_images()) == 0
 
 
 def test_images_in_another_order_are_judged_in_the_same_one(tmp_path: Path) -> None:
@@ -203,10 +204,10 @@ def test_other_numerics_are_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert forwards_of(tmp_path) == 2 * IMAGES
 
 
-def forwards_of(folder: Path, images: ImageSet | None = None, divisor: int = 255) -> int:
+def forwards_of(folder: Path, images: ImageSet | None = None) -> int:
     """Measure the float network and a candidate; count the images that passed a network."""
     subject = toy_subject()
-    with toy_bench(folder, images, divisor=divisor) as bench:
+    with toy_bench(folder, images) as bench:
         bench.measure_float(ROUTED, subject.network)
         bench.measure(subject, subject.common_width(3))
         return bench.image_forwards_now

@@ -11,7 +11,7 @@ import torch
 from toy_search import IMAGES, judged_images, toy_bench, toy_subject, toy_task
 from toys import ROUTED, toy_network
 
-from qcaps.data.images import ImageSet, to_float
+from qcaps.data.images import ImageSet
 from qcaps.evaluation.ends import Ends, Halt
 from qcaps.evaluation.measure import Measurement
 from qcaps.progress import Step
@@ -49,7 +49,7 @@ def margins(images: ImageSet, subject: Subject, plan: BitPlan | None) -> list[fl
     rounded = {} if plan is None else round_weights(network, plan, subject.seed).tensors
     found = []
     with weights_replaced(network, rounded):
-        for pixels, label, index in zip(to_float(images.pixels, 255), images.labels, images.indices, strict=True):
+        for pixels, label, index in zip(images.prepared(), images.labels, images.indices, strict=True):
             run = (
                 network
                 if plan is None

@@ -11,7 +11,7 @@ from toy_search import judged_images, toy_subject
 from toys import FOLDED, ROUTED, toy_images, toy_network
 
 from qcaps.capsules.sites import Sites
-from qcaps.data.images import ImageSet, Split, to_float
+from qcaps.data.images import ImageSet, Split
 from qcaps.data.spec import data_spec
 from qcaps.evaluation import measure as measure_module
 from qcaps.models.capsnet_flavours import EFFICIENTCN
@@ -56,13 +56,13 @@ def images_of(spec: ModelSpec, count: int, split: Split = "validation") -> Image
 
 def subject_of(spec: ModelSpec, rounding: Rounding = "round_to_nearest") -> Subject:
     network = to_inference(initialised(spec, seed=0))
-    ranges = calibrate(network, images_of(spec, 8, "train"), divisor=255, batch_size=8, seed=0)
+    ranges = calibrate(network, images_of(spec, 8, "train"), batch_size=8, seed=0)
     return Subject(spec, network, data_spec("digits"), ranges, rounding, 7)
 
 
 def batch_of(spec: ModelSpec, count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
     images = images_of(spec, count)
-    return to_float(images.pixels, 255), images.indices
+    return images.prepared(), images.indices
 
 
 def neighbours(subject: Subject) -> list[Mapping[str, int]]:
@@ -163,7 +163,7 @@ def test_blocks_that_fit_the_cache_change_no_prediction(
     memory_bytes: int, rounding: Rounding, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = judged_images()
-    pixels = to_float(images.pixels, 255)
+    pixels = images.prepared()
 
     def predictions() -> torch.Tensor:
         subject = toy_subject(rounding=rounding)

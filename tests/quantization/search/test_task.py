@@ -114,7 +114,7 @@ def losses(subject: Subject, widths: Widths) -> int:
 
 @functools.cache
 def float_predictions(spec: ModelSpec) -> torch.Tensor:
-    return measure(predictor(toy_network(spec)), judged_images(spec), divisor=255, batch_size=50).predictions
+    return measure(predictor(toy_network(spec)), judged_images(spec), batch_size=50).predictions
 
 
 @pytest.mark.parametrize(
@@ -330,7 +330,7 @@ def test_files_hold_what_the_search_judged(tmp_path: Path) -> None:
     (tmp_path / "a.pt").write_bytes(found.satisfied.file)
     file = load(tmp_path / "a.pt")
     for seed, measured in zip((7, 8, 9), found.satisfied.measurements, strict=True):
-        again = measure(file.predictor(seed=seed), judged_images(), divisor=255, batch_size=50)
+        again = measure(file.predictor(seed=seed), judged_images(), batch_size=50)
         assert torch.equal(again.predictions, measured.predictions)
 
 

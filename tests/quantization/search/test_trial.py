@@ -41,7 +41,7 @@ def test_the_file_holds_the_plan_and_what_the_search_saw(tmp_path: Path) -> None
     assert file.artifact is not None
     assert (file.artifact.plan, file.artifact.seed, file.model) == (trial.plan, 7, ROUTED)
     assert trial.plan == subject.common_width(4)
-    found = measure(file.predictor(), images, divisor=255, batch_size=50)
+    found = measure(file.predictor(), images, batch_size=50)
     assert torch.equal(found.predictions, trial.measurements[0].predictions)
     assert file.artifact.record["search"] == {
         "split": "validation",
@@ -78,7 +78,7 @@ def test_a_verdict_counts_the_images_lost_and_gained_of_every_seed(rounding: Rou
     subject, images = toy_subject(rounding=rounding), judged_images()
     with toy_bench() as bench:
         trial = tried(bench, subject, 3, allowed=7)
-    before = measure(predictor(toy_network(ROUTED)), images, divisor=255, batch_size=50).predictions
+    before = measure(predictor(toy_network(ROUTED)), images, batch_size=50).predictions
     runs = [by_hand(subject, images, trial.plan, seed) for seed in subject.seeds]
     loss = sum(net_loss(images.labels, before, run) for run in runs)
     assert trial.verdict.lost - trial.verdict.gained == loss > 0
