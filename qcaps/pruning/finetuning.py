@@ -19,7 +19,8 @@ from qcaps.errors import UsageError
 from qcaps.models.network import CapsuleNetwork, Output
 from qcaps.models.spec import ModelSpec, filled
 from qcaps.training.beginning import stages_to_freeze
-from qcaps.training.loop import Lesson, State, Surroundings, Trained, TrainingData, train
+from qcaps.training.loop import train
+from qcaps.training.setting import Lesson, State, Surroundings, Trained, TrainingData
 
 # What a network was trained with that still holds when it is fine-tuned.
 RECIPE = (

@@ -1,1 +1,1 @@
-"""Schedules and the training loop."""
+"""Training: batches, losses, schedules, the loop and its state."""

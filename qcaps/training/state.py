@@ -38,6 +38,17 @@ class Position:
         """Give the record of the best epoch so far."""
         return self.history[self.best_epoch]
 
+    def finish(self, record: EpochRecord) -> bool:
+        """End an epoch; tell whether it is the best so far, the first of equals."""
+        better = self.best_epoch < 0 or record.validation_correct > self.best().validation_correct
+        self.history.append(record)
+        if better:
+            self.best_epoch = self.epoch
+        self.epoch += 1
+        self.step = 0
+        self.class_loss_sum = self.reconstruction_sum = 0.0
+        return better
+
 
 def pack_state(
     position: Position, network: nn.Module, best: Mapping[str, Tensor], optimizer: torch.optim.Optimizer

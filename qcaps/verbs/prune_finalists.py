@@ -27,7 +27,7 @@ from qcaps.progress import OnProgress, Step
 from qcaps.pruning.candidates import Candidate, recalibrated
 from qcaps.pruning.finetuning import FinetuneConfig, finetune, recipe_of
 from qcaps.training.devices import accelerator
-from qcaps.training.loop import State, Surroundings, Trained, TrainingData
+from qcaps.training.setting import State, Surroundings, Trained, TrainingData
 from qcaps.training.state import EpochRecord
 from qcaps.verbs.prune_job import Job
 from qcaps.verbs.prune_workshop import Workshop

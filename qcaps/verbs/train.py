@@ -29,8 +29,8 @@ from qcaps.models.spec import ModelSpec, fitted_spec, initialised, spec_to_dict
 from qcaps.progress import OnProgress, silent
 from qcaps.training.beginning import backbone_numbers, begin
 from qcaps.training.devices import accelerator
-from qcaps.training.loop import State, Surroundings, Trained, TrainingData
 from qcaps.training.loop import train as run_training
+from qcaps.training.setting import State, Surroundings, Trained, TrainingData
 from qcaps.training.state import EpochRecord
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.outcome import Outcome, make_folder

@@ -17,7 +17,7 @@ from qcaps.pruning import finetuning
 from qcaps.pruning.finetuning import FinetuneConfig, finetune, recipe_of, training_options
 from qcaps.pruning.surgery import cut
 from qcaps.training.devices import accelerator
-from qcaps.training.loop import Surroundings, TrainingData
+from qcaps.training.setting import Surroundings, TrainingData
 
 SOURCE = dataclasses.replace(NORMED, decoder="fc")
 RECIPE = TrainConfig(batch_size=8, lr=0.1)

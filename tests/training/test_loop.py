@@ -8,7 +8,8 @@ import pytest
 import torch
 from toys import FOLDED, NORMED, toy_images
 
-import qcaps.training.loop
+import qcaps.training.run
+import qcaps.training.step_losses
 from qcaps.artifacts.container import read_container, write_container
 from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, margin_loss
 from qcaps.config import TrainConfig
@@ -22,7 +23,8 @@ from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
 from qcaps.models.spec import initialised
 from qcaps.progress import silent
 from qcaps.training.devices import accelerator
-from qcaps.training.loop import FROM_LABELS, Lesson, Surroundings, TrainingData, train
+from qcaps.training.loop import train
+from qcaps.training.setting import FROM_LABELS, Lesson, Surroundings, TrainingData
 
 WITH_DECODER = dataclasses.replace(NORMED, decoder="fc")
 # 20 images in batches of 8: three steps an epoch, the last one of 4 images.
@@ -154,7 +156,7 @@ def test_a_save_starts_the_minute_anew():
 def test_the_loss_falls_on_digits():
     spec = EfficientCapsNetSpec(conv_channels=(8, 8, 8, 16), norm_momentum=0.1)
     data = data_spec("digits")
-    splits = TrainingData(load_split(data, "train"), load_split(data, "validation"), 255, no_augmentation)
+    splits = TrainingData(load_split(data, "train"), load_split(data, "validation"), no_augmentation)
     found = run(TrainConfig(epochs=2, lr=0.005, batch_size=32), spec=spec, data=splits)
     first, second = found.position.history
     assert second.class_loss < 0.6 * first.class_loss
@@ -178,7 +180,7 @@ def test_validation_images_are_only_looked_at_and_training_images_only_learned_f
         (learned if module.training else looked_at).extend(numbers)
 
     network.register_forward_pre_hook(record)
-    run(spec=FOLDED, network=network, data=TrainingData(train_set, validation, 255, no_augmentation))
+    run(spec=FOLDED, network=network, data=TrainingData(train_set, validation, no_augmentation))
     assert sorted(learned) == sorted(3 * list(range(20)))
     assert looked_at == 3 * list(range(100, 113))
 
@@ -190,7 +192,7 @@ def test_every_epoch_learns_from_every_image_once_in_an_order_of_its_own():
         seen.extend((images[:, 0, 0, 0] * 255).round().long().tolist())
         return images
 
-    run(spec=FOLDED, data=TrainingData(numbered(0, 20, "train"), numbered(100, 4, "validation"), 255, record))
+    run(spec=FOLDED, data=TrainingData(numbered(0, 20, "train"), numbered(100, 4, "validation"), record))
     epochs = [tuple(seen[start : start + 20]) for start in (0, 20, 40)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert len(set(epochs)) == 3
@@ -228,13 +230,13 @@ def test_the_history_tells_the_learning_rate_of_the_last_step_of_every_epoch():
 
 def test_hard_margins_are_used_in_the_last_half_of_the_epochs(monkeypatch):
     used = []
-    real = qcaps.training.loop.class_loss
+    real = qcaps.training.step_losses.class_loss
 
     def record(*args, margins, **more):
         used.append(margins)
         return real(*args, margins=margins, **more)
 
-    monkeypatch.setattr(qcaps.training.loop, "class_loss", record)
+    monkeypatch.setattr(qcaps.training.step_losses, "class_loss", record)
     run(dataclasses.replace(CONFIG, hard_training=True), spec=FOLDED)
     assert used == [NORMAL_MARGINS] * 6 + [HARD_MARGINS] * 3
 
@@ -247,7 +249,7 @@ def scripted(monkeypatch, *corrects: int) -> None:
         correct = next(script)
         return Measurement(torch.tensor([1] * correct + [0] * (10 - correct)), torch.ones(10, dtype=torch.int64))
 
-    monkeypatch.setattr(qcaps.training.loop, "measure", measure)
+    monkeypatch.setattr(qcaps.training.run, "measure", measure)
 
 
 @pytest.mark.parametrize(("corrects", "best"), [((5, 9, 2), 1), ((5, 9, 9), 1), ((1, 2, 3), 2), ((0, 0, 0), 0)])
@@ -378,7 +380,7 @@ def test_a_lesson_is_given_the_images_as_they_are_learned_from_and_what_the_netw
 def test_a_lesson_adds_its_mean_to_the_loss_and_nothing_to_what_is_told():
     images = toy_images(NORMED, 20, split="train")
     images = dataclasses.replace(images, labels=torch.zeros(20, dtype=torch.int64))
-    data = TrainingData(images, toy_images(NORMED, 13, seed=1), 255, no_augmentation)
+    data = TrainingData(images, toy_images(NORMED, 13, seed=1), no_augmentation)
     # The opposite of what is learned from labels: together they teach nothing.
     opposite = Lesson(lambda images, output: -margin_loss(output.scores, torch.zeros(len(images), dtype=torch.int64)))
     taught, plain = (run(spec=FOLDED, data=data, lesson=lesson) for lesson in (opposite, FROM_LABELS))
