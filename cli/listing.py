@@ -16,6 +16,7 @@ from qcaps.registry import (
     IMPORTANCES,
     IMPORTERS,
     MODELS,
+    PREPARATIONS,
     ROUNDINGS,
     ROUTINGS,
     SEARCHES,
@@ -28,7 +29,18 @@ from qcaps.verbs.outcome import Outcome
 DOC = "List what there is of one kind, a line each."
 EXAMPLES = ("qcaps list models", "qcaps list recipes --json")
 
-REGISTRIES = (MODELS, ROUTINGS, DECODERS, DATASETS, AUGMENTATIONS, ROUNDINGS, SEARCHES, IMPORTANCES, IMPORTERS)
+REGISTRIES = (
+    MODELS,
+    ROUTINGS,
+    DECODERS,
+    DATASETS,
+    PREPARATIONS,
+    AUGMENTATIONS,
+    ROUNDINGS,
+    SEARCHES,
+    IMPORTANCES,
+    IMPORTERS,
+)
 KINDS = {registry.plural: registry for registry in REGISTRIES}
 
 

@@ -212,19 +212,65 @@ DATASETS = Registry(
     ),
 )
 
+PREPARATIONS = Registry(
+    "preparation",
+    Entry("plain", "Pixels divided by 255.", "qcaps.data.named_preparation:PLAIN"),
+    Entry(
+        "plain-256", "Divided by 256, as Efficient-CapsNet does for MNIST.", "qcaps.data.named_preparation:PLAIN_256"
+    ),
+    Entry(
+        "cifar-64",
+        "Resized to 64x64, as Q-CapsNets does for CIFAR-10 and SVHN.",
+        "qcaps.data.named_preparation:CIFAR_64",
+    ),
+    Entry("imagenet", "Mean and deviation of ImageNet.", "qcaps.data.named_preparation:IMAGENET"),
+    Entry("imagenet-64", "The same, resized to 64x64 before.", "qcaps.data.named_preparation:IMAGENET_64"),
+    Entry("imagenet-224", "The same, resized to 224x224 before.", "qcaps.data.named_preparation:IMAGENET_224"),
+    Entry(
+        "norb-efficient",
+        "SmallNORB as in Efficient-CapsNet, but with mean and deviation of training images alone.",
+        "qcaps.data.named_preparation:NORB_EFFICIENT",
+    ),
+    Entry(
+        "norb-efficient-split",
+        "The published protocol: the same, but test images have their own mean and deviation.",
+        "qcaps.data.named_preparation:NORB_EFFICIENT_SPLIT",
+    ),
+    Entry(
+        "norb-32-q7",
+        "SmallNORB as in Q7-CapsNets: 32x32, every value less its mean over its deviation.",
+        "qcaps.data.named_preparation:NORB_32_Q7",
+    ),
+    Entry(
+        "ethanleet-mnist",
+        "MNIST as in ethanleet/CapsNet: mean and deviation of its pixels.",
+        "qcaps.data.named_preparation:ETHANLEET_MNIST",
+    ),
+    Entry(
+        "ethanleet-norb",
+        "One eye of smallNORB as in ethanleet/CapsNet: 48x48, of which the centre of 32x32.",
+        "qcaps.data.named_preparation:ETHANLEET_NORB",
+    ),
+    Entry(
+        "ethanleet-cifar",
+        "CIFAR-10 as in ethanleet/CapsNet: a deviation of 0.5.",
+        "qcaps.data.named_preparation:ETHANLEET_CIFAR",
+    ),
+)
+
 AUGMENTATIONS = Registry(
     "augmentation",
-    Entry("none", "Images as they are.", "qcaps.data.augment:no_augmentation"),
+    Entry("none", "Images as they are.", "qcaps.data.augment:NO_AUGMENTATION"),
     Entry(
         "efficient-capsnet",
         "Rotate, shift, squish and erase, as Efficient-CapsNet does for MNIST.",
-        "qcaps.data.augment:efficient_capsnet_augmentation",
+        "qcaps.data.augment:EFFICIENT_CAPSNET",
     ),
-    Entry("shift", "Shift by up to two pixels per axis.", "qcaps.data.augment:shift_augmentation"),
+    Entry("shift", "Shift by up to two pixels per axis.", "qcaps.data.augment:SHIFT"),
     Entry(
         "shift-flip",
         "Shift by up to two pixels per axis, horizontal flip with probability 0.2.",
-        "qcaps.data.augment:shift_flip_augmentation",
+        "qcaps.data.augment:SHIFT_FLIP",
     ),
 )
 

@@ -6,7 +6,9 @@ from pathlib import PurePosixPath
 import pytest
 
 from qcaps import registry
+from qcaps.data.augment import Augmentation
 from qcaps.data.dataset import DataSet
+from qcaps.data.named_preparation import NamedPreparation
 from qcaps.errors import UsageError
 from qcaps.models.spec import Preset
 from qcaps.registry import Entry, Registry, near_matches
@@ -23,14 +25,14 @@ PATHS = Registry(
 def test_the_kinds_are_those_that_can_be_listed() -> None:
     assert sorted(kind.plural for kind in REGISTRIES) == [
         *("augmentations", "datasets", "decoders", "importances", "importers"),
-        *("models", "roundings", "routings", "searches"),
+        *("models", "preparations", "roundings", "routings", "searches"),
     ]
 
 
 @EVERY_ENTRY
 def test_every_target_resolves(kind: Registry, name: str) -> None:
     target = kind.load(name)
-    assert callable(target) or isinstance(target, DataSet | Preset)
+    assert callable(target) or isinstance(target, DataSet | Preset | NamedPreparation | Augmentation)
 
 
 @EVERY_ENTRY

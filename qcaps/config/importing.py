@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qcaps.config.option import option
-from qcaps.registry import DATASETS
+from qcaps.registry import DATASETS, PREPARATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,10 +21,10 @@ class ImportConfig:
     dataset: str | None = option(
         None, "Images the network was trained on (default: no data set of ours).", names=DATASETS
     )
-    divisor: int | None = option(
-        None,
-        "The network takes 8-bit pixels divided by this, 255 or 256 (default: as its source does).",
-        least=255,
-        most=256,
+    preparation: str | None = option(
+        None, "What is done to the images of the network (default: what its source does).", names=PREPARATIONS
+    )
+    data_dir: Path | None = option(
+        None, "Folder of the data sets, for a preparation with their statistics (QCAPS_DATA, else ~/.cache/qcaps/data)."
     )
     out: Path | None = option(None, "Output folder (default: runs/<file>-import).")

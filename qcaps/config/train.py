@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from qcaps.config.option import LARGEST_SEED, option
-from qcaps.registry import AUGMENTATIONS, DATASETS, DECODERS, MODELS
+from qcaps.registry import AUGMENTATIONS, DATASETS, DECODERS, MODELS, PREPARATIONS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +34,9 @@ class TrainConfig:
     )
     dataset: str = option("mnist", "Images to train on.", names=DATASETS)
     data_dir: Path | None = option(None, "Folder of the data sets (QCAPS_DATA, else ~/.cache/qcaps/data).")
+    preparation: str | None = option(
+        None, "What is done to all images; by default what suits the data set.", names=PREPARATIONS
+    )
     augmentation: str | None = option(
         None, "What is done to training images; by default what suits the data set.", names=AUGMENTATIONS
     )

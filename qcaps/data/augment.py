@@ -16,11 +16,30 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from qcaps.data.images import ImageSet
+from qcaps.data.preparation import cropped, scaled, standardised
 from qcaps.data.resample import lanczos3_matrix
 from qcaps.errors import UsageError
 from qcaps.registry import AUGMENTATIONS
 
-Augmentation = Callable[[Tensor, torch.Generator], Tensor]
+Change = Callable[[Tensor, torch.Generator], Tensor]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A random change of training images.
+
+    Parameters
+    ----------
+    change
+        Images and the source of all draws → changed images, perhaps smaller.
+    standardised
+        Whether it changes standardised values, and not pixels in [0, 1].
+    """
+
+    change: Change
+    standardised: bool = False
+
 
 _SIZE = 28
 _WIDEST_SQUISH = 7
@@ -41,7 +60,36 @@ def augmentation(name: str) -> Augmentation:
     return cast(Augmentation, AUGMENTATIONS.load(name))
 
 
-def no_augmentation(images: Tensor, generator: torch.Generator) -> Tensor:
+def augmented(images: ImageSet, augmentation: Augmentation, generator: torch.Generator) -> Tensor:
+    """Prepare training images as `ImageSet.prepared` does, with a random change on the way.
+
+    Resized and divided, then changed and standardised or the other way round, and of what is still larger than the
+    network takes the centre: a change that cuts out the right size leaves nothing for that.
+
+    Parameters
+    ----------
+    images
+        A batch.
+    augmentation
+        The change.
+    generator
+        Source of all draws.
+
+    Returns
+    -------
+    Tensor
+        float32, shape ``(n, channels, height, width)``.
+    """
+    preparation = images.preparation
+    values = scaled(images.pixels, preparation)
+    if augmentation.standardised:
+        values = augmentation.change(standardised(values, preparation), generator)
+    else:
+        values = standardised(augmentation.change(values, generator), preparation)
+    return cropped(values, preparation)
+
+
+def _unchanged(images: Tensor, generator: torch.Generator) -> Tensor:
     """Give the images back as they are."""
     return images
 
@@ -279,3 +327,9 @@ def _draw_uniform(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
 def _draw_integers(shape: tuple[int, ...], low: int, high: int, generator: torch.Generator) -> Tensor:
     """Draw integers from `low` to `high`, both included."""
     return torch.randint(low, high + 1, shape, generator=generator, device=generator.device)
+
+
+NO_AUGMENTATION = Augmentation(_unchanged)
+EFFICIENT_CAPSNET = Augmentation(efficient_capsnet_augmentation)
+SHIFT = Augmentation(shift_augmentation)
+SHIFT_FLIP = Augmentation(shift_flip_augmentation)

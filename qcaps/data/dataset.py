@@ -23,7 +23,7 @@ class DataSet:
     name
         Registry name.
     channels, height, width
-        Size of one image.
+        Size of one image as it lies in the source.
     class_names
         Name of every class, by label.
     validation_per_class
@@ -33,6 +33,8 @@ class DataSet:
     read
         Reads the part named by the first argument from the folder of all data sets; the third argument
         allows a download. Raises UsageError if the images cannot be had.
+    preparation
+        Registry name of how its images are prepared unless another way is asked for.
     """
 
     name: str
@@ -43,6 +45,7 @@ class DataSet:
     validation_per_class: int
     augmentation: str
     read: Read
+    preparation: str = "plain"
 
 
 def dataset(name: str) -> DataSet:

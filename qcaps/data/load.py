@@ -8,7 +8,6 @@ from pathlib import Path
 
 from qcaps.data.dataset import dataset
 from qcaps.data.images import ImageSet, Split
-from qcaps.data.preparation import Preparation
 from qcaps.data.spec import DataSpec
 from qcaps.data.split import hold_out
 
@@ -34,7 +33,7 @@ def load_split(spec: DataSpec, split: Split, *, data_dir: Path | None = None, do
     """
     data = dataset(spec.dataset)
     folder = data_dir.expanduser() if data_dir else default_data_dir()
-    preparation = Preparation(spec.divisor)
+    preparation = spec.preparation.of(test=split == "test")
     if split == "test":
         return replace(data.read("test", folder, download), preparation=preparation)
     images = replace(data.read("train", folder, download), preparation=preparation)

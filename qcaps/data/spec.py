@@ -1,15 +1,16 @@
-"""Which images, how they are scaled and augmented, and how they are split: plain data for file headers."""
+"""Which images, how they are prepared and augmented, and how they are split: plain data for file headers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import get_type_hints
+from typing import Any, cast, get_type_hints
 
 from qcaps.data.dataset import dataset as find_dataset
+from qcaps.data.preparation import PLAIN, Preparation
 from qcaps.errors import ArtifactError, UsageError, quoted
 from qcaps.registry import AUGMENTATIONS
 
-DIVISORS = (255, 256)
 DEFAULT_SPLIT_SEED = 1234
 _NUMBER_LIMIT = 2**63
 
@@ -22,8 +23,8 @@ class DataSpec:
     ----------
     dataset
         Registry name of the data set.
-    divisor
-        8-bit pixels are divided by this number.
+    preparation
+        What is done to all images.
     augmentation
         Registry name of what is done to training images.
     split_seed
@@ -33,28 +34,39 @@ class DataSpec:
     """
 
     dataset: str
-    divisor: int
+    preparation: Preparation
     augmentation: str
     split_seed: int
     validation_per_class: int
+
+    @property
+    def image(self) -> tuple[int, int, int]:
+        """Channels, height and width of a prepared image, as a network sees it."""
+        source = find_dataset(self.dataset)
+        return (source.channels, *self.preparation.size(source.height, source.width))
+
+    @property
+    def classes(self) -> int:
+        """Number of classes."""
+        return len(find_dataset(self.dataset).class_names)
 
 
 def data_spec(
     dataset: str,
     *,
-    divisor: int = 255,
+    preparation: Preparation = PLAIN,
     augmentation: str = "none",
     split_seed: int = DEFAULT_SPLIT_SEED,
     validation_per_class: int | None = None,
 ) -> DataSpec:
-    """Describe a data set and its preparation, checked.
+    """Describe a data set and what is done to it, checked.
 
     Parameters
     ----------
     dataset
         Registry name of the data set.
-    divisor
-        255, or 256 as Efficient-CapsNet divides.
+    preparation
+        What is done to all images; `qcaps.data.named_preparation` knows published ones.
     augmentation
         Registry name of what is done to training images.
     split_seed
@@ -65,18 +77,19 @@ def data_spec(
     Raises
     ------
     UsageError
-        If a name is unknown or a number is out of range.
+        If a name is unknown, a number is out of range, or the preparation does not suit the images.
     """
-    default = find_dataset(dataset).validation_per_class
+    source = find_dataset(dataset)
     AUGMENTATIONS.entry(augmentation)
-    if divisor not in DIVISORS:
-        raise UsageError(f"pixels are divided by 255 or 256, not by {quoted(divisor)}")
+    misfit = preparation.misfit(source.channels, source.height, source.width)
+    if misfit:
+        raise UsageError(f"{dataset} cannot be prepared like that: {misfit}")
     if not 0 <= split_seed < _NUMBER_LIMIT:
         raise UsageError(f"split seed {quoted(split_seed)} is not between 0 and 2^63 - 1")
-    per_class = default if validation_per_class is None else validation_per_class
+    per_class = source.validation_per_class if validation_per_class is None else validation_per_class
     if not 1 <= per_class < _NUMBER_LIMIT:
         raise UsageError(f"cannot hold out {quoted(per_class)} validation images per class")
-    return DataSpec(dataset, divisor, augmentation, split_seed, per_class)
+    return DataSpec(dataset, preparation, augmentation, split_seed, per_class)
 
 
 def data_spec_to_dict(spec: DataSpec) -> dict[str, object]:
@@ -99,17 +112,26 @@ def data_spec_from_dict(data: object, *, where: str) -> DataSpec:
     ArtifactError
         If a key is missing, unknown, of another type or out of range.
     """
-    if not isinstance(data, dict):
-        raise ArtifactError("the data spec is not a mapping", where=where)
-    types = get_type_hints(DataSpec)
-    odd = sorted(str(key) for key in data.keys() ^ types.keys())
-    if odd:
-        raise ArtifactError(f"the data spec has unknown or missing keys {quoted(', '.join(odd))}", where=where)
-    for name, kind in types.items():
+    keys = _exact_keys(data, DataSpec, "data spec", where)
+    preparation = _exact_keys(keys["preparation"], Preparation, "preparation", where)
+    # Preparation.misfit checks types and values of what is inside, data_spec the values of all else.
+    plain = {name: tuple(value) if isinstance(value, list) else value for name, value in preparation.items()}
+    values = {**keys, "preparation": Preparation(**cast("Any", plain))}
+    for name, kind in get_type_hints(DataSpec).items():
         # Exact types: True is an int to isinstance.
-        if type(data[name]) is not kind:
-            raise ArtifactError(f"{name} of the data spec is {quoted(data[name])}", where=where)
+        if type(values[name]) is not kind:
+            raise ArtifactError(f"{name} of the data spec is {quoted(values[name])}", where=where)
     try:
-        return data_spec(**data)
+        return data_spec(**cast("Any", values))
     except UsageError as error:
         raise ArtifactError(f"the data spec is wrong: {error.what}", where=where) from error
+
+
+def _exact_keys(data: object, kind: type, what: str, where: str) -> Mapping[str, object]:
+    """Take a mapping that has the fields of a dataclass, all of them and no others."""
+    if not isinstance(data, dict):
+        raise ArtifactError(f"the {what} is not a mapping", where=where)
+    odd = sorted(str(key) for key in data.keys() ^ get_type_hints(kind).keys())
+    if odd:
+        raise ArtifactError(f"the {what} has unknown or missing keys {quoted(', '.join(odd))}", where=where)
+    return data

@@ -14,7 +14,7 @@ from torch import Tensor
 from qcaps.capsules.losses import divergence
 from qcaps.config.option import configure
 from qcaps.config.train import TrainConfig
-from qcaps.data.augment import no_augmentation
+from qcaps.data.augment import NO_AUGMENTATION
 from qcaps.errors import UsageError
 from qcaps.models.network import CapsuleNetwork, Output
 from qcaps.models.spec import ModelSpec, filled
@@ -142,7 +142,7 @@ def finetune(
     network = filled(spec, own, where="pruned network").to(accelerator.device)
     network.freeze(stages_to_freeze(network, config.recipe.freeze))
     if not config.augment:
-        data = dataclasses.replace(data, augment=no_augmentation)
+        data = dataclasses.replace(data, augment=NO_AUGMENTATION)
     lesson = Lesson(trained=True)
     if config.distill != "none":
         if teacher is None:

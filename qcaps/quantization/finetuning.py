@@ -12,7 +12,7 @@ from torch.func import functional_call
 
 from qcaps.capsules.losses import class_loss
 from qcaps.capsules.sites import Hook, hooked
-from qcaps.data.augment import Augmentation
+from qcaps.data.augment import Augmentation, augmented
 from qcaps.data.images import ImageSet
 from qcaps.errors import QcapsError, StoppedError
 from qcaps.evaluation.measure import even_blocks
@@ -85,7 +85,7 @@ def finetune(
         batch = images.subset(positions)
         optimizer.zero_grad()
         # Whole seeds apart from those that verdicts use: seed, seed + 1, …
-        loss = lesson.backward(augment(batch.prepared(), generator), batch, seed + (step << 32))
+        loss = lesson.backward(augmented(batch, augment, generator), batch, seed + (step << 32))
         optimizer.step()
         schedule.step()
         on_progress(Step("fine-tune", step, steps, f"{network.loss} loss {loss:.4f}"))

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qcaps.config.sizes import format_size
+from qcaps.data.preparation import PLAIN, Preparation
+from qcaps.data.spec import DataSpec
 from qcaps.errors import shortened
 from qcaps.reports.table import table_lines
 
@@ -116,7 +118,7 @@ class InspectedFile:
     path: str
     sha256: str
     bytes: int
-    data: Mapping[str, object] | None
+    data: DataSpec | None
     record: Mapping[str, object]
     quantized: Quantized | None
 
@@ -198,14 +200,24 @@ def _file_facts(file: InspectedFile) -> list[tuple[str, str]]:
         q = file.quantized
         widths = ", ".join(f"{group} {_bits(*bits)}" for group, bits in q.bits.items())
         facts = [("widths", widths), ("rounding", q.rounding), ("weights", format_size(q.payload_bytes))]
-    if file.data is None:
-        facts.append(("data set", "none of ours"))
-    else:
-        facts.append(("data set", f"{file.data['dataset']}, pixels divided by {file.data['divisor']}"))
+    data = "none of ours" if file.data is None else f"{file.data.dataset}, {_prepared(file.data.preparation)}"
+    facts.append(("data set", data))
     made = file.record.get("import")
     if isinstance(made, dict):
         facts.append(("imported", shortened(f"{made.get('file')} from {made.get('source')}")))
     return [*facts, ("file", format_size(file.bytes)), ("sha256", file.sha256)]
+
+
+def _prepared(preparation: Preparation) -> str:
+    """Tell in words what is done to all images."""
+    steps = [f"pixels divided by {preparation.divisor}"]
+    if preparation.resize is not None:
+        steps.insert(0, f"resized to {shape_text(preparation.resize)}")
+    if (preparation.mean, preparation.std) != (PLAIN.mean, PLAIN.std):
+        steps.append("standardised")
+    if preparation.crop is not None:
+        steps.append(f"centre of {shape_text(preparation.crop)}")
+    return ", ".join(steps)
 
 
 def _bits(narrowest: int, widest: int) -> str:

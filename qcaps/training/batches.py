@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from qcaps.data.augment import augmented
 from qcaps.training.setting import TrainingData
 
 
@@ -51,7 +52,7 @@ class Batches:
         """
         start = step * self.batch_size
         batch = self.data.train.subset(order[start : start + self.batch_size])
-        return self.data.augment(batch.prepared(), _generator(self.seed, epoch, step)), batch.labels
+        return augmented(batch, self.data.augment, _generator(self.seed, epoch, step)), batch.labels
 
 
 def _generator(*key: int) -> torch.Generator:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from qcaps.artifacts.checkpoint import Checkpoint
-from qcaps.data.dataset import dataset as find_dataset
-from qcaps.data.spec import DIVISORS, DataSpec, data_spec
+from qcaps.data.spec import DataSpec, data_spec
+from qcaps.data.statistics import with_preparation
 from qcaps.errors import UsageError
 from qcaps.models.spec import ModelSpec, image_of
 from qcaps.quantization.loading import Loaded
 
 
-def chosen_data(source: Checkpoint | Loaded, dataset: str | None, *, where: str) -> DataSpec:
+def chosen_data(source: Checkpoint | Loaded, dataset: str | None, *, data_dir: Path | None, where: str) -> DataSpec:
     """Give the images that a network was trained on, or those asked for, prepared the same way.
 
     Parameters
@@ -21,6 +22,8 @@ def chosen_data(source: Checkpoint | Loaded, dataset: str | None, *, where: str)
         The network, and what its file says of its images.
     dataset
         Registry name of the data set asked for.
+    data_dir
+        Folder of all data sets, for statistics that an import left open.
     where
         The file, for messages.
 
@@ -33,16 +36,16 @@ def chosen_data(source: Checkpoint | Loaded, dataset: str | None, *, where: str)
     if own is None:
         if dataset is None:
             raise UsageError("the checkpoint names no data set", where=where, do="name one with --dataset")
-        data = data_spec(dataset, divisor=_divisor(source.record))
+        data = with_preparation(data_spec(dataset), _preparation(source.record), data_dir=data_dir)
     elif dataset in (None, own.dataset):
         data = own
     else:
-        data = data_spec(dataset, divisor=own.divisor, split_seed=own.split_seed)
-    check_images(source.model, data.dataset, where=where)
+        data = data_spec(dataset, preparation=own.preparation, split_seed=own.split_seed)
+    check_images(source.model, data, where=where)
     return data
 
 
-def check_images(model: ModelSpec, dataset: str, *, where: str) -> None:
+def check_images(model: ModelSpec, data: DataSpec, *, where: str) -> None:
     """Refuse a data set whose images a network does not take, or whose classes it does not know.
 
     Raises
@@ -50,16 +53,14 @@ def check_images(model: ModelSpec, dataset: str, *, where: str) -> None:
     UsageError
         With the two sizes.
     """
-    images = find_dataset(dataset)
-    given = (images.channels, images.height, images.width), len(images.class_names)
-    wanted = image_of(model), model.classes
+    given, wanted = (data.image, data.classes), (image_of(model), model.classes)
     if given != wanted:
         have, want = (f"{'x'.join(map(str, shape))} images of {classes} classes" for shape, classes in (given, wanted))
-        raise UsageError(f"{dataset} has {have}, the network wants {want}", where=where)
+        raise UsageError(f"{data.dataset} has {have}, the network wants {want}", where=where)
 
 
-def _divisor(record: Mapping[str, object]) -> int:
-    """Take the divisor of the pixels that an import noted."""
+def _preparation(record: Mapping[str, object]) -> str:
+    """Name the preparation of the images that an import noted."""
     made = record.get("import")
-    found = made.get("divisor") if isinstance(made, dict) else None
-    return found if isinstance(found, int) else DIVISORS[0]
+    found = made.get("preparation") if isinstance(made, dict) else None
+    return found if isinstance(found, str) else "plain"

@@ -67,7 +67,7 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
     packed = next((file.path for file in loaded if file.artifact is not None), None)
     if config.fast and packed is not None:
         raise UsageError("an artifact has no fast form", where=str(packed), do="leave --fast out")
-    data = [chosen_data(file, config.dataset, where=str(file.path)) for file in loaded]
+    data = [chosen_data(file, config.dataset, data_dir=config.data_dir, where=str(file.path)) for file in loaded]
     with stoppable() as stop:
         entries = [_evaluation(*pair, config, on_progress, stop) for pair in zip(loaded, data, strict=True)]
     timed = [_latencies(file, config) if config.latency else () for file in loaded]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,20 +11,18 @@ import torch
 import qcaps
 from qcaps.artifacts.checkpoint import Checkpoint, write_checkpoint
 from qcaps.config import ImportConfig, configure, model_numbers
-from qcaps.data.spec import DIVISORS, DataSpec, data_spec
+from qcaps.data.spec import DataSpec, data_spec
+from qcaps.data.statistics import with_preparation
 from qcaps.errors import UsageError, shortened
 from qcaps.importers.importing import Imported, import_weights
 from qcaps.importers.mapping import COUNTER
+from qcaps.importers.preparations import source_preparation
 from qcaps.models.network import parameter_count
 from qcaps.models.spec import build
 from qcaps.registry import IMPORTERS
 from qcaps.verbs.chosen_data import check_images
 from qcaps.verbs.outcome import Outcome, make_folder
 
-# What a project divides 8-bit pixels by, where its code does not say 255.
-SOURCE_DIVISORS = {"efficient-capsnet": 256}
-# Projects that also subtract a mean from the pixels and divide by a deviation.
-STANDARDISING = {"ethanleet", "eagleeye", "towards-efficient"}
 NAMES_SHOWN = 3
 
 
@@ -57,11 +56,11 @@ def import_checkpoint(file: Path | str, source: str, **options: object) -> Outco
     if not os.path.exists(path):
         raise UsageError("there is no such file", where=str(path))
     imported = import_weights(path, source, model_numbers(config.model_arg))
-    divisor = config.divisor or SOURCE_DIVISORS.get(source, DIVISORS[0])
+    preparation = config.preparation or source_preparation(source, imported.spec)
     data = None
     if config.dataset is not None:
-        data = data_spec(config.dataset, divisor=divisor)
-        check_images(imported.spec, config.dataset, where=str(path))
+        data = with_preparation(data_spec(config.dataset), preparation, data_dir=config.data_dir)
+        check_images(imported.spec, data, where=str(path))
     out = config.out or Path("runs") / f"{path.stem}-import"
     make_folder(out)
     made = {
@@ -69,35 +68,32 @@ def import_checkpoint(file: Path | str, source: str, **options: object) -> Outco
         "file": path.name,
         "sha256": imported.sha256,
         "ignored": list(imported.ignored),
-        "divisor": divisor,
+        "preparation": preparation,
     }
     record = {"import": made, "versions": {"qcaps": qcaps.__version__, "torch": torch.__version__}}
     checkpoint = out / "checkpoint.pt"
     sha256 = write_checkpoint(checkpoint, Checkpoint(imported.spec, imported.tensors, data, record))
-    return _outcome(imported, source, data, checkpoint, sha256)
+    return _outcome(imported, made, data, checkpoint, sha256)
 
 
-def _outcome(imported: Imported, source: str, data: DataSpec | None, checkpoint: Path, sha256: str) -> Outcome:
+def _outcome(
+    imported: Imported, made: Mapping[str, object], data: DataSpec | None, checkpoint: Path, sha256: str
+) -> Outcome:
     parameters = parameter_count(build(imported.spec))
-    warnings = []
-    if source in STANDARDISING:
-        warnings.append(
-            f"{source} takes pixels less their mean, divided by their deviation; here they are only divided: "
-            "expect other scores than its own"
-        )
     document = {
         "schema": "qcaps.import/1",
         "checkpoint": str(checkpoint),
         "sha256": sha256,
-        "source": source,
+        "source": made["source"],
         "model": imported.spec.architecture,
         "dataset": None if data is None else data.dataset,
+        "preparation": made["preparation"],
         "parameters": parameters,
         "ignored": list(imported.ignored),
-        "warnings": warnings,
     }
-    line = f"{imported.spec.architecture} from {source}: {parameters:,} parameters, {_ignored_text(imported.ignored)}"
-    return Outcome(0, (checkpoint,), document, (line, *(f"warning: {warning}" for warning in warnings)))
+    came = f"{imported.spec.architecture} from {made['source']}"
+    line = f"{came}: {parameters:,} parameters, {_ignored_text(imported.ignored)}"
+    return Outcome(0, (checkpoint,), document, (line,))
 
 
 def _ignored_text(ignored: tuple[str, ...]) -> str:

@@ -12,7 +12,6 @@ from typing import cast
 from qcaps.artifacts.bundled import find_checkpoint
 from qcaps.capsules.sites import group_of
 from qcaps.config import InspectConfig, configure, model_numbers
-from qcaps.data.spec import data_spec_to_dict
 from qcaps.errors import UsageError, quoted
 from qcaps.evaluation.cost import NetworkCost, network_cost
 from qcaps.models.network import CapsuleNetwork, encoder_tensors, weight_sites
@@ -176,7 +175,7 @@ def _file(loaded: Loaded) -> InspectedFile:
         path=str(loaded.path),
         sha256=loaded.sha256,
         bytes=loaded.file_bytes,
-        data=None if loaded.data is None else data_spec_to_dict(loaded.data),
+        data=loaded.data,
         record=loaded.record,
         quantized=None if loaded.artifact is None else _quantized(loaded.artifact),
     )

@@ -80,7 +80,7 @@ def make_job(path: Path, config: PruneConfig) -> Job:
     source, sha256 = read_checkpoint(path)
     first = first_of(source.record, where=str(path))
     recipe_of(source.record)  # refuses a record that makes no sense
-    data = chosen_data(source, config.dataset, where=str(path))
+    data = chosen_data(source, config.dataset, data_dir=config.data_dir, where=str(path))
     costs = cost_model(source.model, config.counting)
     asked: dict[TargetKind, float | None] = {
         "flops": config.flops,

@@ -76,7 +76,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     path = find_checkpoint(None if checkpoint is None else Path(checkpoint))
     source, sha256 = read_checkpoint(path)
     first = first_of(source.record, where=str(path))
-    job = make_job(source, chosen_data(source, config.dataset, where=str(path)), config)
+    job = make_job(source, chosen_data(source, config.dataset, data_dir=config.data_dir, where=str(path)), config)
     out = config.out or Path("runs") / f"{path.stem}-quantize"
     make_folder(out)
     if config.threads:

@@ -11,7 +11,7 @@ from typing import cast
 from torch import Tensor
 
 from qcaps.config import QuantizeConfig
-from qcaps.data.augment import no_augmentation
+from qcaps.data.augment import NO_AUGMENTATION
 from qcaps.data.images import ImageSet
 from qcaps.errors import InfeasibleError
 from qcaps.evaluation.ends import INTERRUPT, Ends, Halt
@@ -125,7 +125,7 @@ def _trainer(task: Task, config: QuantizeConfig, training: ImageSet) -> Callable
             subject.network,
             plan,
             training,
-            augment=no_augmentation,
+            augment=NO_AUGMENTATION,
             steps=config.finetune_steps,
             batch_size=FINETUNE_BATCH,
             lr=config.finetune_lr,

@@ -41,7 +41,7 @@ def array_ranges(loaded: Loaded, config: InspectConfig, on_progress: OnProgress)
     StoppedError
         If interrupted.
     """
-    data = chosen_data(loaded, config.dataset, where=str(loaded.path))
+    data = chosen_data(loaded, config.dataset, data_dir=config.data_dir, where=str(loaded.path))
     training = load_split(data, "train", data_dir=config.data_dir)
     drawn = torch.randperm(len(training), generator=torch.Generator().manual_seed(SEED))[: config.calibration_images]
     watch = RangeWatch()

@@ -20,9 +20,10 @@ from qcaps.artifacts.writing import atomic_write
 from qcaps.config import TrainConfig, configure
 from qcaps.config.model_numbers import model_numbers
 from qcaps.data.augment import augmentation
-from qcaps.data.dataset import DataSet, dataset
+from qcaps.data.dataset import dataset
 from qcaps.data.load import load_split
 from qcaps.data.spec import DataSpec, data_spec
+from qcaps.data.statistics import with_preparation
 from qcaps.errors import StoppedError, UsageError
 from qcaps.models.network import CapsuleNetwork, parameter_count
 from qcaps.models.spec import ModelSpec, fitted_spec, initialised, spec_to_dict
@@ -64,11 +65,15 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
     """
     config = configure(TrainConfig, options)
     images = dataset(config.dataset)
-    data = data_spec(
-        config.dataset, augmentation=config.augmentation or images.augmentation, split_seed=config.split_seed
+    data = with_preparation(
+        data_spec(
+            config.dataset, augmentation=config.augmentation or images.augmentation, split_seed=config.split_seed
+        ),
+        config.preparation or images.preparation,
+        data_dir=config.data_dir,
     )
     start, sha256 = (None, "") if config.init is None else read_checkpoint(find_checkpoint(config.init))
-    spec = _spec(config, images, start)
+    spec = _spec(config, data, start)
     out = config.out or Path("runs") / f"{config.model}-{config.dataset}-train"
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -91,16 +96,15 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
     return _outcome(checkpoint, config.dataset, trained.position.best(), (path, table), sha256)
 
 
-def _spec(config: TrainConfig, images: DataSet, start: Checkpoint | None) -> ModelSpec:
+def _spec(config: TrainConfig, data: DataSpec, start: Checkpoint | None) -> ModelSpec:
     """Make the spec of the network to train, with the widths of the backbone to start from."""
     numbers = {} if start is None else backbone_numbers(config.model, start.model)
     numbers |= model_numbers(config.model_arg)
-    shape = (images.channels, images.height, images.width)
     if config.decoder is not None and numbers.get("decoder", config.decoder) != config.decoder:
         raise UsageError("--decoder names another decoder", where="--model-arg", do="leave one of them out")
-    spec = fitted_spec(config.model, shape, len(images.class_names), numbers)
+    spec = fitted_spec(config.model, data.image, data.classes, numbers)
     decoder = spec.usual_decoder if config.decoder is None else config.decoder
-    return fitted_spec(config.model, shape, len(images.class_names), {"decoder": decoder, **numbers})
+    return fitted_spec(config.model, data.image, data.classes, {"decoder": decoder, **numbers})
 
 
 def _train(

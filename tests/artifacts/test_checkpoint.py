@@ -132,7 +132,7 @@ def drop(*place: object) -> Change:
         (put("model", "decoder", "fc"), "missing"),
         (put("model", "decoder", "../x"), "unknown decoder"),
         (drop("data"), "data spec"),
-        (put("data", "divisor", 1), "data spec"),
+        (put("data", "preparation", 1), "preparation"),
         (put("data", "dataset", "/etc/passwd"), "data spec"),
         (put("data", "split_seed", -1), "data spec"),
         (put("schema", "qcaps.artifact/1"), "qcaps.artifact/1, not a qcaps.checkpoint"),

@@ -32,6 +32,7 @@ from qcaps.registry import (
     IMPORTANCES,
     IMPORTERS,
     MODELS,
+    PREPARATIONS,
     ROUNDINGS,
     ROUTINGS,
     SEARCHES,
@@ -54,6 +55,7 @@ REGISTRIES = {
     "models": MODELS,
     "decoders": DECODERS,
     "datasets": DATASETS,
+    "preparations": PREPARATIONS,
     "augmentations": AUGMENTATIONS,
     "roundings": ROUNDINGS,
     "searches": SEARCHES,
@@ -126,7 +128,17 @@ def test_arguments_and_options_reach_their_verb(capsys, given):
     call(capsys, "run", "quickstart", "train.epochs=2", "seed=1", "--dry-run", "--out", "here")
     call(capsys, "train", "--epochs", "7", "--hard-training", "--model-arg", "a=1", "--model-arg", "b=2")
     call(capsys, "inspect", "deepcaps", "--input", "3x32x32", "--units")
-    call(capsys, "import", "a.h5", "--from", "efficient-capsnet", "--divisor", "256", "--model-arg", "height=32")
+    call(
+        capsys,
+        "import",
+        "a.h5",
+        "--from",
+        "efficient-capsnet",
+        "--preparation",
+        "plain-256",
+        "--model-arg",
+        "height=32",
+    )
     call(capsys, "verify", "a.pt", "b.pt")
     (quantized, q), (evaluated, e), (default, _), (ran, r), (trained, t), (inspected, i), (imported, m), checked = given
     assert (quantized, float(q.accuracy_tolerance), q.memory_budget, q.exit_zero) == (("a.pt",), 1.5, 250_000, True)
@@ -136,7 +148,7 @@ def test_arguments_and_options_reach_their_verb(capsys, given):
     assert (trained, t.epochs, t.hard_training, t.model_arg) == ((), 7, True, ("a=1", "b=2"))
     assert (inspected, i.input, i.units, i.sites) == (("deepcaps",), (3, 32, 32), True, False)
     assert checked == (("a.pt", "b.pt"), None)
-    assert (imported, m.divisor, m.model_arg) == (("a.h5", "efficient-capsnet"), 256, ("height=32",))
+    assert (imported, m.preparation, m.model_arg) == (("a.h5", "efficient-capsnet"), "plain-256", ("height=32",))
 
 
 def test_pruning_options_of_eagleeye_are_understood(capsys, given):

@@ -20,7 +20,6 @@ from qcaps.data.augment import (
     draw_efficient_capsnet,
     efficient_capsnet_augmentation,
     erase,
-    no_augmentation,
     rotate,
     shift,
     shift_augmentation,
@@ -332,12 +331,12 @@ def test_a_fifth_of_the_images_is_mirrored_after_the_shift() -> None:
 def test_no_augmentation_changes_nothing() -> None:
     images = random_images(4)
 
-    assert torch.equal(no_augmentation(images, seeded(1)), images)
+    assert torch.equal(augmentation("none").change(images, seeded(1)), images)
 
 
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
 def test_the_generator_is_the_only_source_of_randomness(name: str) -> None:
-    images, augment = rectangles(16, seed=1), augmentation(name)
+    images, augment = rectangles(16, seed=1), augmentation(name).change
     kept, state = images.clone(), torch.get_rng_state()
 
     first, again = augment(images, seeded(3)), augment(images, seeded(3))
@@ -349,7 +348,7 @@ def test_the_generator_is_the_only_source_of_randomness(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["efficient-capsnet", "shift", "shift-flip"])
 def test_the_next_batch_is_drawn_anew(name: str) -> None:
-    images, augment, generator = rectangles(16, seed=1), augmentation(name), seeded(3)
+    images, augment, generator = rectangles(16, seed=1), augmentation(name).change, seeded(3)
 
     assert not torch.equal(augment(images, generator), augment(images, generator))
 
@@ -357,7 +356,7 @@ def test_the_next_batch_is_drawn_anew(name: str) -> None:
 @pytest.mark.parametrize("name", AUGMENTATIONS.names())
 @pytest.mark.parametrize("count", [0, 1, 7])
 def test_any_number_of_images_keeps_shape_and_type(name: str, count: int) -> None:
-    augmented = augmentation(name)(random_images(count), seeded(1))
+    augmented = augmentation(name).change(random_images(count), seeded(1))
 
     assert augmented.shape == (count, 1, 28, 28)
     assert augmented.dtype == torch.float32

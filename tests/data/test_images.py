@@ -34,9 +34,8 @@ def test_subset_keeps_pixels_labels_and_indices_together_in_the_order_asked_for(
 
 def test_sha256_is_over_the_shape_and_preparation_then_pixels_labels_and_indices_in_little_endian() -> None:
     content = (
-        b"((3, 1, 1, 2), Preparation(divisor=255))"
-        + bytes([1, 2, 3, 4, 5, 6])
-        + struct.pack("<6q", 7, 8, 9, 40, 41, 42)
+        b"((3, 1, 1, 2), Preparation(divisor=255, resize=None, resize_rounds=False, mean=(0.0,), std=(1.0,), "
+        b"test_mean=(), test_std=(), crop=None))" + bytes([1, 2, 3, 4, 5, 6]) + struct.pack("<6q", 7, 8, 9, 40, 41, 42)
     )
 
     assert three_images().sha256() == hashlib.sha256(content).hexdigest()

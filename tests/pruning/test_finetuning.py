@@ -7,7 +7,7 @@ import torch
 from toys import FOLDED, NORMED, toy_images, toy_network
 
 from qcaps.config import TrainConfig
-from qcaps.data.augment import no_augmentation, shift_augmentation
+from qcaps.data.augment import NO_AUGMENTATION, SHIFT, Augmentation
 from qcaps.errors import StoppedError, UsageError
 from qcaps.models.em_capsnet import EMCapsNetSpec
 from qcaps.models.network import to_inference
@@ -33,7 +33,7 @@ def pruned(spec=SOURCE):
     return cut(spec, tensors_of(spec), units)
 
 
-def toy_data(augment=no_augmentation):
+def toy_data(augment=NO_AUGMENTATION):
     return TrainingData(toy_images(NORMED, 20, split="train"), toy_images(NORMED, 13, seed=1), augment)
 
 
@@ -111,9 +111,9 @@ def test_images_are_augmented_unless_that_is_switched_off(augment, drawn):
 
     def record(images, generator):
         draws.append(len(images))
-        return shift_augmentation(images, generator)
+        return SHIFT.change(images, generator)
 
-    run(dataclasses.replace(CONFIG, augment=augment), data=toy_data(record))
+    run(dataclasses.replace(CONFIG, augment=augment), data=toy_data(Augmentation(record)))
     assert len(draws) == drawn
 
 

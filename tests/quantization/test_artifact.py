@@ -313,7 +313,7 @@ LOG = {"kind": "logarithmic", "bits": 4, "max_exponent": 0}
         (put("model", "primary_dim", 5), "primary_dim"),
         (drop("data"), "data spec"),
         (put("data", "dataset", "cifar1000"), "data spec"),
-        (put("data", "divisor", 0), "data spec"),
+        (put("data", "preparation", 0), "preparation"),
         (put("schema", "qcaps.artifact/2"), "version"),
         (put("schema", "qcaps.checkpoint/1"), "missing or left over"),
         (put("schema", "qcaps.other/1"), "not a"),
@@ -490,7 +490,7 @@ PLACES = [
     ("plan", "weights", "conv2.bias", "bits"),
     ("plan", "arrays", "class_caps.sum", "frac_bits"),
     *(("plan", key) for key in ("rounding", "weights", "arrays")),
-    *(("data", key) for key in ("dataset", "divisor", "split_seed", "validation_per_class")),
+    *(("data", key) for key in ("dataset", "preparation", "split_seed", "validation_per_class")),
     *((key,) for key in ("model", "plan", "data", "seed", "record")),
 ]
 VALUES = st.one_of(

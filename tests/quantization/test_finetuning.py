@@ -10,7 +10,7 @@ from toys import FOLDED, NORMED, ROUTED, toy_images, toy_network
 
 from qcaps.capsules.losses import margin_loss, spread_loss
 from qcaps.capsules.sites import Sites, hooked
-from qcaps.data.augment import no_augmentation, shift_augmentation
+from qcaps.data.augment import NO_AUGMENTATION, SHIFT
 from qcaps.errors import QcapsError, StoppedError
 from qcaps.models.cnn_small import CNN_SMALL
 from qcaps.models.em_capsnet import EM_CAPSNET
@@ -58,7 +58,7 @@ def float_plan(network):
 
 
 def learn(network, plan, spec=ROUTED, images=None, **changes):
-    options = {"augment": no_augmentation, "steps": 2, "batch_size": COUNT, "lr": 0.01, "seed": 0}
+    options = {"augment": NO_AUGMENTATION, "steps": 2, "batch_size": COUNT, "lr": 0.01, "seed": 0}
     return finetune(network, plan, images or toy_images(spec, COUNT, split="train"), **{**options, **changes})
 
 
@@ -185,9 +185,7 @@ def test_an_interruption_leaves_the_network_as_it_was():
 def test_the_result_depends_on_the_seed_alone(rounding):
     network = toy_network(ROUTED)
     plan = plan_of(network, ROUTED, 4, rounding)
-    first, again, other = (
-        learn(network, plan, augment=shift_augmentation, batch_size=8, steps=6, seed=seed) for seed in (1, 1, 2)
-    )
+    first, again, other = (learn(network, plan, augment=SHIFT, batch_size=8, steps=6, seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["stages.conv1.conv.weight"], other["stages.conv1.conv.weight"])
 

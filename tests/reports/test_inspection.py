@@ -4,6 +4,8 @@ import dataclasses
 
 import pytest
 
+from qcaps.data.preparation import Preparation
+from qcaps.data.spec import data_spec
 from qcaps.reports.inspection import (
     Decoder,
     InspectedFile,
@@ -39,7 +41,7 @@ NETWORK = Inspection(
     units=(PrunableUnit("conv1.channels", 128, ("a", "b")),),
     file=None,
 )
-CHECKPOINT = InspectedFile("a.pt", "ab" * 32, 1_689_000, {"dataset": "digits", "divisor": 256}, {}, None)
+CHECKPOINT = InspectedFile("a.pt", "ab" * 32, 1_689_000, data_spec("digits", preparation=Preparation(256)), {}, None)
 FORMATS = [
     ({"kind": "fixed_point", "bits": 8, "frac_bits": 5}, "8 bits, step 2^-5"),
     ({"kind": "fixed_point", "bits": 3, "frac_bits": -2}, "3 bits, step 2^2"),

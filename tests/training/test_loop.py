@@ -13,7 +13,7 @@ import qcaps.training.step_losses
 from qcaps.artifacts.container import read_container, write_container
 from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, margin_loss
 from qcaps.config import TrainConfig
-from qcaps.data.augment import no_augmentation, shift_augmentation
+from qcaps.data.augment import NO_AUGMENTATION, SHIFT, Augmentation
 from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
 from qcaps.data.spec import data_spec
@@ -32,7 +32,7 @@ CONFIG = TrainConfig(epochs=3, batch_size=8, lr=0.01, test_batch_size=6)
 STEPS = 9
 
 
-def toy_data(augment=shift_augmentation) -> TrainingData:
+def toy_data(augment=SHIFT) -> TrainingData:
     return TrainingData(toy_images(NORMED, 20, split="train"), toy_images(NORMED, 13, seed=1), augment=augment)
 
 
@@ -156,7 +156,7 @@ def test_a_save_starts_the_minute_anew():
 def test_the_loss_falls_on_digits():
     spec = EfficientCapsNetSpec(conv_channels=(8, 8, 8, 16), norm_momentum=0.1)
     data = data_spec("digits")
-    splits = TrainingData(load_split(data, "train"), load_split(data, "validation"), no_augmentation)
+    splits = TrainingData(load_split(data, "train"), load_split(data, "validation"), NO_AUGMENTATION)
     found = run(TrainConfig(epochs=2, lr=0.005, batch_size=32), spec=spec, data=splits)
     first, second = found.position.history
     assert second.class_loss < 0.6 * first.class_loss
@@ -180,7 +180,7 @@ def test_validation_images_are_only_looked_at_and_training_images_only_learned_f
         (learned if module.training else looked_at).extend(numbers)
 
     network.register_forward_pre_hook(record)
-    run(spec=FOLDED, network=network, data=TrainingData(train_set, validation, no_augmentation))
+    run(spec=FOLDED, network=network, data=TrainingData(train_set, validation, NO_AUGMENTATION))
     assert sorted(learned) == sorted(3 * list(range(20)))
     assert looked_at == 3 * list(range(100, 113))
 
@@ -192,7 +192,7 @@ def test_every_epoch_learns_from_every_image_once_in_an_order_of_its_own():
         seen.extend((images[:, 0, 0, 0] * 255).round().long().tolist())
         return images
 
-    run(spec=FOLDED, data=TrainingData(numbered(0, 20, "train"), numbered(100, 4, "validation"), record))
+    run(spec=FOLDED, data=TrainingData(numbered(0, 20, "train"), numbered(100, 4, "validation"), Augmentation(record)))
     epochs = [tuple(seen[start : start + 20]) for start in (0, 20, 40)]
     assert all(sorted(epoch) == list(range(20)) for epoch in epochs)
     assert len(set(epochs)) == 3
@@ -206,7 +206,7 @@ def test_every_step_draws_its_augmentation_anew():
         draws.append(float(torch.rand((), generator=generator)))
         return images
 
-    run(spec=FOLDED, data=toy_data(record))
+    run(spec=FOLDED, data=toy_data(Augmentation(record)))
     assert len(set(draws)) == STEPS
 
 
@@ -279,7 +279,7 @@ def slow_losses(network, data: TrainingData) -> tuple[float, float]:
 
 
 def test_the_losses_of_a_step_are_those_of_the_formula():
-    spec, data = dataclasses.replace(FOLDED, decoder="fc"), toy_data(no_augmentation)
+    spec, data = dataclasses.replace(FOLDED, decoder="fc"), toy_data(NO_AUGMENTATION)
     expected = slow_losses(initialised(spec, CONFIG.seed), data)
     record = run(dataclasses.replace(CONFIG, epochs=1, batch_size=20), spec=spec, data=data).position.history[0]
     assert record.class_loss == pytest.approx(expected[0], rel=1e-4)
@@ -317,7 +317,7 @@ def test_the_reconstruction_moves_the_weights_of_the_encoder():
 
 def test_a_loss_that_is_no_number_ends_the_run_with_its_place():
     with pytest.raises(QcapsError, match="no longer a number") as raised:
-        run(spec=FOLDED, data=toy_data(lambda images, generator: images * math.nan))
+        run(spec=FOLDED, data=toy_data(Augmentation(lambda images, generator: images * math.nan)))
     assert raised.value.where == "epoch 1, step 1"
     assert "--lr" in raised.value.do
 
@@ -345,7 +345,7 @@ def test_bf16_trains_as_well():
 
 @pytest.mark.parametrize("loss", ["spread", "cross-entropy"])
 def test_a_network_is_trained_with_the_loss_it_declares(loss):
-    network, data = initialised(FOLDED, CONFIG.seed), toy_data(no_augmentation)
+    network, data = initialised(FOLDED, CONFIG.seed), toy_data(NO_AUGMENTATION)
     network.loss = loss
     with torch.no_grad():
         scores = network(data.train.pixels / 255).scores
@@ -361,7 +361,7 @@ def test_a_network_is_trained_with_the_loss_it_declares(loss):
 
 
 def test_a_lesson_is_given_the_images_as_they_are_learned_from_and_what_the_network_says_of_them():
-    network, data, given = initialised(FOLDED, CONFIG.seed), toy_data(no_augmentation), []
+    network, data, given = initialised(FOLDED, CONFIG.seed), toy_data(NO_AUGMENTATION), []
 
     def beside(images, output):
         given.append((images, output))
@@ -380,7 +380,7 @@ def test_a_lesson_is_given_the_images_as_they_are_learned_from_and_what_the_netw
 def test_a_lesson_adds_its_mean_to_the_loss_and_nothing_to_what_is_told():
     images = toy_images(NORMED, 20, split="train")
     images = dataclasses.replace(images, labels=torch.zeros(20, dtype=torch.int64))
-    data = TrainingData(images, toy_images(NORMED, 13, seed=1), no_augmentation)
+    data = TrainingData(images, toy_images(NORMED, 13, seed=1), NO_AUGMENTATION)
     # The opposite of what is learned from labels: together they teach nothing.
     opposite = Lesson(lambda images, output: -margin_loss(output.scores, torch.zeros(len(images), dtype=torch.int64)))
     taught, plain = (run(spec=FOLDED, data=data, lesson=lesson) for lesson in (opposite, FROM_LABELS))
@@ -391,7 +391,7 @@ def test_a_lesson_adds_its_mean_to_the_loss_and_nothing_to_what_is_told():
 
 
 def test_a_network_that_is_trained_already_meets_the_wide_spread_margin_at_once():
-    network, data = initialised(FOLDED, CONFIG.seed), toy_data(no_augmentation)
+    network, data = initialised(FOLDED, CONFIG.seed), toy_data(NO_AUGMENTATION)
     network.loss = "spread"
     with torch.no_grad():
         scores = network(data.train.pixels / 255).scores

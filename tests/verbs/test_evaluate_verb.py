@@ -15,6 +15,7 @@ import qcaps.verbs.evaluate
 from qcaps.artifacts.checkpoint import Checkpoint, write_checkpoint
 from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
+from qcaps.data.preparation import Preparation
 from qcaps.data.spec import DataSpec, data_spec
 from qcaps.errors import ArtifactError, StoppedError, UsageError
 from qcaps.models.efficient_capsnet import EfficientCapsNetSpec
@@ -139,7 +140,7 @@ def test_another_data_set_is_prepared_as_the_own_one_was(tiny_checkpoint, monkey
     monkeypatch.setattr(qcaps.verbs.evaluate, "load_split", record)
     assert entry_of(tiny_checkpoint, dataset="mnist")["dataset"] == "mnist"
     own = load(tiny_checkpoint).data
-    assert (asked[0].dataset, asked[0].divisor, asked[0].split_seed) == ("mnist", own.divisor, own.split_seed)
+    assert (asked[0].dataset, asked[0].preparation, asked[0].split_seed) == ("mnist", own.preparation, own.split_seed)
 
 
 def foreign_checkpoint(folder: Path, spec: ModelSpec, data: DataSpec | None, **record: object) -> Path:
@@ -171,24 +172,25 @@ def test_a_checkpoint_without_a_data_set_is_scored_on_the_one_asked_for(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("record", "divisor"), [({"import": {"divisor": 256}}, 256), ({}, 255), ({"import": {"divisor": "256"}}, 255)]
+    ("record", "divisor"),
+    [({"import": {"preparation": "plain-256"}}, 256), ({}, 255), ({"import": {"preparation": 256}}, 255)],
 )
-def test_an_imported_checkpoint_is_given_pixels_divided_as_its_source_does(tmp_path, monkeypatch, record, divisor):
+def test_an_imported_checkpoint_is_given_pixels_prepared_as_its_source_does(tmp_path, monkeypatch, record, divisor):
     path = foreign_checkpoint(tmp_path, EfficientCapsNetSpec(), None, **record)
     asked = []
 
     def note(spec, split, **_):
-        asked.append(spec.divisor)
+        asked.append(spec.preparation)
         return load_split(spec, split)
 
     monkeypatch.setattr(qcaps.verbs.evaluate, "load_split", note)
     entry_of(path, dataset="digits")
-    assert asked == [divisor]
+    assert asked == [Preparation(divisor)]
 
 
-def test_a_divisor_that_no_import_notes_never_reaches_the_pixels(tmp_path):
-    path = foreign_checkpoint(tmp_path, EfficientCapsNetSpec(), None, **{"import": {"divisor": 0}})
-    with pytest.raises(UsageError, match="divided by 255 or 256"):
+def test_a_preparation_that_no_import_notes_is_refused(tmp_path):
+    path = foreign_checkpoint(tmp_path, EfficientCapsNetSpec(), None, **{"import": {"preparation": "\x1b[2J"}})
+    with pytest.raises(UsageError, match="unknown preparation"):
         entry_of(path, dataset="digits")
 
 

@@ -13,6 +13,7 @@ from toys import NORMED, toy_network
 import qcaps
 import qcaps.verbs.importing
 from qcaps.artifacts.checkpoint import read_checkpoint
+from qcaps.data.preparation import Preparation
 from qcaps.data.spec import data_spec
 from qcaps.errors import ArtifactError, UsageError
 from qcaps.importers.importing import Imported
@@ -64,7 +65,7 @@ def test_the_file_it_came_from_is_on_record(foreign, tmp_path):
         "file": "model.pt",
         "sha256": hashlib.sha256(foreign.read_bytes()).hexdigest(),
         "ignored": [],
-        "divisor": 255,
+        "preparation": "plain",
     }
     assert record["versions"]["qcaps"] == qcaps.__version__
 
@@ -81,9 +82,9 @@ def test_the_document_and_one_line_tell_what_was_imported(foreign, tmp_path):
         "source": "q-capsnets",
         "model": "shallow-capsnet",
         "dataset": None,
+        "preparation": "plain",
         "parameters": count,
         "ignored": [],
-        "warnings": [],
     }
 
 
@@ -98,22 +99,28 @@ def test_the_data_set_it_was_trained_on_can_be_named(foreign, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("source", "options", "divisor"),
+    ("source", "options", "preparation"),
     [
-        ("q-capsnets", {}, 255),
-        ("efficient-capsnet", {}, 256),
-        ("efficientcn", {}, 255),
-        ("q-capsnets", {"divisor": 256}, 256),
-        ("efficient-capsnet", {"divisor": 255}, 255),
+        ("efficientcn", {}, "plain"),
+        ("ethanleet", {}, "plain"),
+        ("eagleeye", {}, "imagenet"),
+        ("q-capsnets", {"preparation": "plain-256"}, "plain-256"),
+        ("eagleeye", {"preparation": "plain"}, "plain"),
     ],
 )
-def test_pixels_are_divided_as_the_source_does_unless_another_divisor_is_given(pretended, source, options, divisor):
-    assert checkpoint_of(pretended(source, **options)).record["import"]["divisor"] == divisor
+def test_images_are_prepared_as_the_source_does_unless_another_way_is_asked_for(
+    pretended, source, options, preparation
+):
+    outcome = pretended(source, **options)
+    assert checkpoint_of(outcome).record["import"]["preparation"] == outcome.document["preparation"] == preparation
 
 
-def test_the_divisor_belongs_to_the_data_set(foreign, tmp_path):
-    outcome = qcaps.import_checkpoint(foreign, "q-capsnets", dataset="digits", divisor=256, out=tmp_path)
-    assert checkpoint_of(outcome).data == data_spec("digits", divisor=256)
+def test_the_preparation_belongs_to_the_data_set(foreign, tmp_path):
+    outcome = qcaps.import_checkpoint(
+        foreign, "q-capsnets", dataset="digits", preparation="ethanleet-mnist", out=tmp_path
+    )
+    standard = Preparation(mean=(0.1307,), std=(0.3081,))
+    assert checkpoint_of(outcome).data == data_spec("digits", preparation=standard)
 
 
 def test_what_was_left_out_is_told_and_recorded(pretended):
@@ -130,14 +137,6 @@ def test_of_many_tensors_left_out_the_first_are_told_and_all_recorded(pretended)
 
 def test_the_names_in_a_strange_file_cannot_move_the_cursor(pretended):
     assert pretended("q-capsnets", "a\x1b[2J\nb").lines[0].endswith("1 tensor ignored (a [2J b)")
-
-
-@pytest.mark.parametrize("source", ["ethanleet", "eagleeye", "towards-efficient"])
-def test_a_source_that_standardises_its_pixels_is_warned_of(pretended, source):
-    outcome = pretended(source)
-    (warning,) = outcome.document["warnings"]
-    assert outcome.lines[1:] == (f"warning: {warning}",)
-    assert warning.startswith(f"{source} takes pixels less their mean")
 
 
 def test_images_that_the_network_does_not_take_are_a_usage_error_before_anything_is_written(pretended, tmp_path):

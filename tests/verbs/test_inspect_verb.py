@@ -185,7 +185,7 @@ def test_arrays_have_ranges_on_training_images_where_asked_for(tiny_checkpoint):
     drawn = training.subset(torch.randperm(len(training), generator=torch.Generator().manual_seed(42))[:300])
     arrays = {}
     with torch.inference_mode(), hooked(loaded.network, lambda site, array: arrays.setdefault(site, array)):
-        loaded.network(drawn.pixels.float() / loaded.data.divisor)
+        loaded.network(drawn.pixels.float() / loaded.data.preparation.divisor)
     for site, array in arrays.items():
         assert found[site] == pytest.approx([float(array.min()), float(array.max())], abs=1e-4), site
     assert {(step.phase, step.total) for step in told} == {("ranges", 300)}
