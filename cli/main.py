@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import typer
-from qcaps_cli import evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
+from qcaps_cli import compare, evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
 from qcaps_cli.output import Output, print_to_stderr
 from typer.exceptions import Abort, TyperException
 
@@ -57,6 +57,7 @@ for _name, _module in (
     ("eval", evaluate),
     ("run", recipe),
     ("inspect", inspect),
+    ("compare", compare),
     ("verify", verify),
     ("import", import_),
     ("list", listing),

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from qcaps.quantization.loading import load
     from qcaps.recipe.runner import run
+    from qcaps.verbs.compare import compare
     from qcaps.verbs.evaluate import evaluate
     from qcaps.verbs.importing import import_checkpoint
     from qcaps.verbs.inspect import inspect
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 
 # Loaded on first use, so that `import qcaps` and `qcaps --help` need no torch.
 _TARGETS = {
+    "compare": "qcaps.verbs.compare",
     "evaluate": "qcaps.verbs.evaluate",
     "import_checkpoint": "qcaps.verbs.importing",
     "inspect": "qcaps.verbs.inspect",
@@ -34,7 +36,7 @@ _TARGETS = {
     "verify": "qcaps.verbs.verify",
 }
 
-__all__ = ["evaluate", "import_checkpoint", "inspect", "load", "prune", "quantize", "run", "train", "verify"]
+__all__ = ["compare", "evaluate", "import_checkpoint", "inspect", "load", "prune", "quantize", "run", "train", "verify"]
 
 
 def __getattr__(name: str) -> object:

@@ -15,7 +15,7 @@ HEAVY = ("torch", "torchvision", "torch_pruning", "accelerate", "numpy", "sklear
 
 def test_the_public_names_are_the_verbs() -> None:
     assert qcaps.__all__ == [
-        *("evaluate", "import_checkpoint", "inspect", "load"),
+        *("compare", "evaluate", "import_checkpoint", "inspect", "load"),
         *("prune", "quantize", "run", "train", "verify"),
     ]
 

@@ -1,5 +1,6 @@
 """Every option and default of qcaps, once; no torch here, so that help is instant."""
 
+from qcaps.config.compare import CompareConfig
 from qcaps.config.evaluate import EvaluateConfig
 from qcaps.config.importing import ImportConfig
 from qcaps.config.inspect import InspectConfig
@@ -12,6 +13,7 @@ from qcaps.config.sizes import format_size, parse_size
 from qcaps.config.train import TrainConfig
 
 __all__ = [
+    "CompareConfig",
     "EvaluateConfig",
     "ImportConfig",
     "InspectConfig",

@@ -35,6 +35,7 @@ from qcaps.verbs.outcome import Outcome
 from qcaps.verbs.site_ranges import Range, array_ranges, held_range, weight_ranges
 
 DEFAULTS = InspectConfig()
+NO_RANGES: Mapping[str, Range] = {}
 
 
 def inspect(subject: Path | str | None = None, *, on_progress: OnProgress = silent, **options: object) -> Outcome:
@@ -81,7 +82,13 @@ def inspection(
             raise UsageError("a named network has no numbers yet", where="--ranges", do="name a file")
         return _described(name, _spec(name, config), None, {})
     loaded = load(_path(subject, config))
-    ranges = weight_ranges(loaded) | (array_ranges(loaded, config, on_progress) if config.ranges else {})
+    return described(
+        loaded, weight_ranges(loaded) | (array_ranges(loaded, config, on_progress) if config.ranges else {})
+    )
+
+
+def described(loaded: Loaded, ranges: Mapping[str, Range] = NO_RANGES) -> Inspection:
+    """Describe the network of a file, with the ranges that are known."""
     return _described(str(loaded.path), loaded.model, loaded, ranges)
 
 

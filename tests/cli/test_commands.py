@@ -7,10 +7,11 @@ import shlex
 from pathlib import Path
 
 import pytest
-from qcaps_cli import evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
+from qcaps_cli import compare, evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
 from shell import call, spawn
 
 from qcaps.config import (
+    CompareConfig,
     EvaluateConfig,
     ImportConfig,
     InspectConfig,
@@ -46,6 +47,7 @@ MODULES = {
     "eval": evaluate,
     "run": recipe,
     "inspect": inspect,
+    "compare": compare,
     "verify": verify,
     "import": import_,
     "list": listing,
@@ -91,6 +93,7 @@ def given(monkeypatch):
     monkeypatch.setattr("qcaps.verbs.prune.prune", checked(PruneConfig))
     monkeypatch.setattr("qcaps.verbs.quantize.quantize", checked(QuantizeConfig))
     monkeypatch.setattr("qcaps.verbs.evaluate.evaluate", checked(EvaluateConfig))
+    monkeypatch.setattr("qcaps.verbs.compare.compare", checked(CompareConfig))
     monkeypatch.setattr("qcaps.verbs.inspect.inspect", checked(InspectConfig))
     monkeypatch.setattr("qcaps.verbs.importing.import_checkpoint", checked(ImportConfig))
     monkeypatch.setattr("qcaps.verbs.verify.verify", verify_files)

@@ -10,6 +10,7 @@ from qcaps_cli.options import command
 from shell import call
 
 from qcaps.config import (
+    CompareConfig,
     EvaluateConfig,
     ImportConfig,
     InspectConfig,
@@ -28,6 +29,7 @@ CONFIGS = {
     "eval": EvaluateConfig,
     "run": RunConfig,
     "inspect": InspectConfig,
+    "compare": CompareConfig,
     "import": ImportConfig,
 }
 FIELDS = [

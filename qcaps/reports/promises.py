@@ -1,0 +1,17 @@
+"""What the user asked for, judged: the same cells in every table."""
+
+from __future__ import annotations
+
+from qcaps.config.sizes import format_size
+from qcaps.reports.quantization import Promise
+
+HEAD = ("promise", "limit", "found", "kept")
+
+
+def promise_row(promise: Promise) -> tuple[str, str, str, str]:
+    """Write a promise in four cells: its name, limit, figure, and whether it is kept."""
+    limit, found = (
+        format_size(int(value)) if promise.unit == "bytes" else f"{value:.6g} {promise.unit}"
+        for value in (promise.limit, promise.found)
+    )
+    return promise.name, limit, found, "yes" if promise.kept else "no"
