@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from qcaps.config.option import option
+from qcaps.config.option import option, parse_percent
 from qcaps.registry import DATASETS
 
 
@@ -24,5 +25,11 @@ class EvaluateConfig:
         False,
         "Fold the batch norms of a checkpoint and convolve in bfloat16 where the processor does; a few predictions "
         "may change.",
+    )
+    min_accuracy: Decimal | None = option(
+        None, "Exit 1 if a file recognises less than this, in percent.", parse=parse_percent, metavar="PERCENT"
+    )
+    predictions: Path | None = option(
+        None, "CSV file to write, a line for every image: index, label, prediction, scores.", metavar="FILE"
     )
     latency: bool = option(True, "Measure the latency of one image and of a batch.")

@@ -10,6 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from qcaps.errors import UsageError, quoted
@@ -104,6 +105,25 @@ def configure(config: type[Config], options: Mapping[str, object], *, where: str
             raise UsageError("the option is given twice", where=_place(name, where))
         values[name] = _checked(fields[name], value, where)
     return _typed(config, values, where)
+
+
+def parse_percent(value: object) -> Decimal:
+    """Read a percentage exactly as typed.
+
+    Raises
+    ------
+    ValueError
+        If it is not a number from 0 to 100 with at most 20 decimals.
+    """
+    text = str(value)
+    try:
+        percent = Decimal("NaN" if "_" in text else text)  # Decimal reads 0_2 as 2
+    except InvalidOperation:
+        percent = Decimal("NaN")
+    exponent = percent.as_tuple().exponent
+    if not isinstance(exponent, int) or abs(exponent) > 20 or not 0 <= percent <= 100:
+        raise ValueError(f"'{text[:40]}' is not a percentage from 0 to 100 with at most 20 decimals")
+    return percent
 
 
 def shell_name(name: str) -> str:

@@ -3,33 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Literal
 
-from qcaps.config.option import LARGEST_SEED, option
+from qcaps.config.option import LARGEST_SEED, option, parse_percent
 from qcaps.config.search_numbers import parse_pins, parse_seconds, parse_widths
 from qcaps.config.sizes import parse_size
 from qcaps.registry import DATASETS, ROUNDINGS, SEARCHES
-
-
-def parse_percent(value: object) -> Decimal:
-    """Read a percentage exactly as typed.
-
-    Raises
-    ------
-    ValueError
-        If it is not a number from 0 to 100 with at most 20 decimals.
-    """
-    text = str(value)
-    try:
-        percent = Decimal("NaN" if "_" in text else text)  # Decimal reads 0_2 as 2
-    except InvalidOperation:
-        percent = Decimal("NaN")
-    exponent = percent.as_tuple().exponent
-    if not isinstance(exponent, int) or abs(exponent) > 20 or not 0 <= percent <= 100:
-        raise ValueError(f"'{text[:40]}' is not a percentage from 0 to 100 with at most 20 decimals")
-    return percent
 
 
 @dataclass(frozen=True, kw_only=True)

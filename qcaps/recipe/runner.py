@@ -113,6 +113,8 @@ class _Chain:
             outcome = quantize(self.checkpoint, on_progress=listen, **options)
             self.artifacts = tuple(file for file in outcome.files if file.suffix == ".pt")
             return outcome
+        if "predictions" in options:
+            options["predictions"] = folder / Path(str(options["predictions"])).name
         subjects = (*([self.checkpoint] if self.checkpoint else []), *self.artifacts)
         outcome = evaluate(*subjects, on_progress=listen, **options)
         make_folder(folder)
@@ -121,7 +123,7 @@ class _Chain:
         if self.config.reproducible:
             del document["run"]
         atomic_write(file, json_text(document).encode())
-        return dataclasses.replace(outcome, files=(file,))
+        return dataclasses.replace(outcome, files=(file, *outcome.files))
 
     def _make_checkpoint(self, step: StepPlan, folder: Path, options: dict[str, object], listen: OnProgress) -> Outcome:
         """Train or prune the checkpoint of the step before, unless the very same step was finished here before."""

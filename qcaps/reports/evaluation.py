@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
 
 from qcaps.config.sizes import format_size
 from qcaps.evaluation.cost import StageCost
 from qcaps.evaluation.latency import Latency
+from qcaps.reports.quantization import Promise
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,22 @@ class Evaluation:
     stages: tuple[StageCost, ...]
     weight_bytes: int
     file_bytes: int
+
+
+def accuracy_promises(entries: Sequence[Evaluation], least: Decimal | None) -> tuple[Promise, ...]:
+    """Judge every file by the least accuracy asked for, in percent; None asks for nothing."""
+    if least is None:
+        return ()
+    return tuple(
+        Promise(
+            f"accuracy of {Path(e.file).name} on {e.dataset} {e.split}, at least",
+            float(least),
+            100 * e.accuracy,
+            "%",
+            100 * e.correct >= least * e.images,
+        )
+        for e in entries
+    )
 
 
 def evaluation_lines(e: Evaluation, latency: Sequence[Latency]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import itertools
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -28,10 +27,12 @@ from qcaps.progress import OnProgress, silent
 from qcaps.quantization.artifact import payload_bytes, predictions_sha256
 from qcaps.quantization.folding import fold_batch_norms
 from qcaps.quantization.loading import Loaded, load
-from qcaps.reports.evaluation import ClassScore, Evaluation, evaluation_lines
+from qcaps.reports.evaluation import ClassScore, Evaluation, accuracy_promises, evaluation_lines
+from qcaps.reports.promises import broken_lines
 from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.outcome import Outcome
+from qcaps.verbs.predictions import Predicted, scores_seen, write_predictions
 
 
 def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: object) -> Outcome:
@@ -50,7 +51,7 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
     -------
     Outcome
         Its document has one entry per file: accuracy with its 95 % interval, per class, parameters, MACs, bytes
-        and latency.
+        and latency. Exit code 1 if a file recognises less than was asked for.
 
     Raises
     ------
@@ -69,34 +70,48 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
         raise UsageError("an artifact has no fast form", where=str(packed), do="leave --fast out")
     data = [chosen_data(file, config.dataset, data_dir=config.data_dir, where=str(file.path)) for file in loaded]
     with stoppable() as stop:
-        entries = [_evaluation(*pair, config, on_progress, stop) for pair in zip(loaded, data, strict=True)]
+        predicted: list[Predicted] = []
+        entries = [_evaluation(*pair, config, on_progress, stop, predicted) for pair in zip(loaded, data, strict=True)]
+    files = () if config.predictions is None else (config.predictions,)
+    for path in files:
+        write_predictions(path, predicted)
+    promises = accuracy_promises(entries, config.min_accuracy)
     timed = [_latencies(file, config) if config.latency else () for file in loaded]
     document = {
         "schema": "qcaps.eval/1",
         "files": [dataclasses.asdict(entry) for entry in entries],
+        "promises": [dataclasses.asdict(promise) for promise in promises],
         "run": {"latency": [[dataclasses.asdict(one) for one in each] for each in timed]},
     }
-    lines = (evaluation_lines(entry, each) for entry, each in zip(entries, timed, strict=True))
-    return Outcome(0, (), document, tuple(itertools.chain.from_iterable(lines)))
+    lines = [line for pair in zip(entries, timed, strict=True) for line in evaluation_lines(*pair)]
+    kept = all(promise.kept for promise in promises)
+    return Outcome(0 if kept else 1, files, document, (*lines, *broken_lines(promises)))
 
 
 def _evaluation(
-    file: Loaded, spec: DataSpec, config: EvaluateConfig, on_progress: OnProgress, stop: Callable[[], bool]
+    file: Loaded,
+    spec: DataSpec,
+    config: EvaluateConfig,
+    on_progress: OnProgress,
+    stop: Callable[[], bool],
+    predicted: list[Predicted],
 ) -> Evaluation:
-    """Evaluate one file on the images that were chosen for it."""
+    """Evaluate one file on the images that were chosen for it; what it predicted is added to the list."""
     images = load_split(spec, config.split, data_dir=config.data_dir)
     model = file.model
     try:
-        measured = measure(
-            _candidate(file, config),
-            images,
-            batch_size=config.test_batch_size,
-            phase=f"evaluate {file.path.name}",
-            on_progress=on_progress,
-            stop=stop,
-        )
+        with scores_seen(file.network) as scores:
+            measured = measure(
+                _candidate(file, config),
+                images,
+                batch_size=config.test_batch_size,
+                phase=f"evaluate {file.path.name}",
+                on_progress=on_progress,
+                stop=stop,
+            )
     except StoppedError as error:
         raise StoppedError(error.what, where=str(file.path), do="nothing was written") from error
+    predicted.append(Predicted(str(file.path), images, measured, torch.cat(scores) if scores else None))
     weight_bytes = 4 * sum(tensor.numel() for tensor in encoder_tensors(file.network).values())
     if file.artifact is not None:
         weight_bytes = payload_bytes(file.network, file.artifact.plan)

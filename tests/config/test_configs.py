@@ -20,8 +20,7 @@ from qcaps.config import (
     model_numbers,
 )
 from qcaps.config.inspect import parse_image
-from qcaps.config.option import about
-from qcaps.config.quantize import parse_percent
+from qcaps.config.option import about, parse_percent
 from qcaps.errors import UsageError
 from qcaps.evaluation.tolerance import Tolerance
 

@@ -1,0 +1,81 @@
+"""What ``qcaps eval --predictions`` writes: a line for every image of every file, and the scores it takes for that."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from qcaps.artifacts.writing import atomic_write
+from qcaps.data.images import ImageSet
+from qcaps.evaluation.measure import Measurement
+from qcaps.models.network import CapsuleNetwork, Output
+from qcaps.verbs.outcome import make_folder
+
+COLUMNS = ("file", "index", "label", "prediction", "correct", "score", "score_of_label")
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """One file on some images: what it predicted, and its class scores, shape ``(n, classes)``, if they were seen."""
+
+    file: str
+    images: ImageSet
+    measured: Measurement
+    scores: Tensor | None
+
+
+@contextmanager
+def scores_seen(network: CapsuleNetwork) -> Iterator[list[Tensor]]:
+    """Collect the class scores of everything that passes a network, in order."""
+    seen: list[Tensor] = []
+
+    def see(_module: nn.Module, _given: tuple[Tensor, ...], output: Output) -> None:
+        seen.append(output.scores.detach().float().cpu())
+
+    handle = network.register_forward_hook(see)
+    try:
+        yield seen
+    finally:
+        handle.remove()
+
+
+def write_predictions(path: Path, predicted: Sequence[Predicted]) -> None:
+    """Write a line for every image; an index is the place of an image in its source.
+
+    Raises
+    ------
+    UsageError
+        If the file cannot be written.
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for one in predicted:
+        writer.writerows(_rows(one))
+    make_folder(path.parent)
+    atomic_write(path, text.getvalue().encode(errors="replace"))
+
+
+def _rows(one: Predicted) -> Iterator[tuple[object, ...]]:
+    names = one.images.class_names
+    guesses, labels = one.measured.predictions.tolist(), one.measured.labels.tolist()
+    scores = _score_texts(one, guesses, labels)
+    for index, label, guess, score in zip(one.images.indices.tolist(), labels, guesses, scores, strict=True):
+        yield one.file, index, names[label], names[guess], int(label == guess), *score
+
+
+def _score_texts(one: Predicted, guesses: Sequence[int], labels: Sequence[int]) -> Iterator[tuple[str, str]]:
+    """Give the score of the prediction and that of the label; nothing where no scores were seen."""
+    if one.scores is None or len(one.scores) != len(labels):
+        yield from [("", "")] * len(labels)
+        return
+    rows = torch.arange(len(labels))
+    for pair in zip(one.scores[rows, guesses].tolist(), one.scores[rows, labels].tolist(), strict=True):
+        yield f"{pair[0]:.6g}", f"{pair[1]:.6g}"
