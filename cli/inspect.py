@@ -9,6 +9,7 @@ from qcaps_cli.options import Given, command
 from qcaps_cli.output import Output
 
 from qcaps.config.inspect import InspectConfig
+from qcaps.registry import MODELS
 
 if TYPE_CHECKING:
     from qcaps.verbs.outcome import Outcome
@@ -18,10 +19,17 @@ EXAMPLES = (
     "qcaps inspect deepcaps --input 3x32x32 --units",
     "qcaps inspect efficient_capsnet_digits.pt --ranges",
 )
+
+
+def _complete(typed: str) -> list[str]:
+    return [name for name in MODELS.names() if name.startswith(typed)]
+
+
 SUBJECT = Annotated[
     str | None,
     typer.Argument(
         help="A network of `qcaps list models`, else a file or the name of a shipped one.",
+        autocompletion=_complete,
         show_default="efficient_capsnet_digits.pt",
     ),
 ]

@@ -44,8 +44,12 @@ REGISTRIES = (
 KINDS = {registry.plural: registry for registry in REGISTRIES}
 
 
+def _complete(typed: str) -> list[str]:
+    return [kind for kind in (*KINDS, "recipes") if kind.startswith(typed)]
+
+
 def run(
-    kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}, recipes.")],
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(KINDS)}, recipes.", autocompletion=_complete)],
     json: Json = False,
     quiet: Quiet = False,
     debug: Debug = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -10,7 +11,8 @@ from collections.abc import Sequence
 from types import ModuleType
 
 import typer
-from qcaps_cli import compare, evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
+from qcaps_cli import compare, environment, evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
+from qcaps_cli.ci import tell_error
 from qcaps_cli.output import Output, print_to_stderr
 from typer.exceptions import Abort, TyperException
 
@@ -18,9 +20,16 @@ import qcaps
 from qcaps.errors import QcapsError, QcapsWarning, StoppedError, UsageError, one_line, shortened
 
 EXIT_CLOSED_PIPE = 141
+COLUMNS = 100
 
 # What users of Q-CapsNets and EagleEye type; underscores are understood everywhere.
-OLD_NAMES = {"--quantization-method": "--rounding", "--flops-target": "--flops", "--max-rate": "--cap"}
+OLD_NAMES = {
+    "--quantization-method": "--rounding",
+    "--flops-target": "--flops",
+    "--max-rate": "--cap",
+    "--model-args": "--model-arg",
+    "--decoder-args": "--model-arg",
+}
 OLD_VALUES = {"nearest": "round_to_nearest", "stochastic": "stochastic_rounding"}
 RETIRED = {
     "--no-training": "give the checkpoint as an argument",
@@ -61,6 +70,7 @@ for _name, _module in (
     ("verify", verify),
     ("import", import_),
     ("list", listing),
+    ("env", environment),
 ):
     _add(_name, _module)
 
@@ -74,8 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Words after ``qcaps``; None takes those of the process.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if not (sys.stdout.isatty() or sys.stderr.isatty()):
-        os.environ.setdefault("COLUMNS", "100")  # help in files and logs is as wide on every machine
+    _settle_streams()
     try:
         code = _answer(words)
         sys.stdout.flush()
@@ -87,34 +96,47 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_CLOSED_PIPE
 
 
+def _settle_streams() -> None:
+    """Make help in files and logs as wide on every machine, and colour a matter of the two variables of users."""
+    on_terminal = sys.stdout.isatty() or sys.stderr.isatty()
+    if not on_terminal:
+        os.environ.setdefault("COLUMNS", str(COLUMNS))
+        os.environ.setdefault("TERMINAL_WIDTH", str(COLUMNS))  # where TERM is dumb
+    if os.environ.get("NO_COLOR") or not (sys.stdout.isatty() or os.environ.get("FORCE_COLOR")):
+        os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # else some CI systems make it write escape codes
+
+
 def _answer(words: list[str]) -> int:
     """Run the command, tell whatever goes wrong in one line, and give the exit code."""
     output = Output(json="--json" in words)
     debug = "--debug" in words or os.environ.get("QCAPS_DEBUG") == "1"
-    _quieten(verbose=debug)
+    _quieten(verbose=debug or any(re.fullmatch("-v+|--verbose", word) for word in words))
+
+    def told(error: QcapsError) -> int:
+        output.error(error)
+        tell_error(error)
+        return error.exit_code
+
     try:
         return _invoke(_modern(words))
     except QcapsError as error:
         if debug:
             traceback.print_exc()
-        output.error(error)
-        return error.exit_code
+        return told(error)
     except TyperException as error:
         # Without a message it is the help that was asked for by giving nothing.
         if message := error.format_message():
-            output.error(UsageError(message.rstrip("."), do="see --help"))
+            told(UsageError(message.rstrip("."), do="see --help"))
         return UsageError.exit_code
     except (KeyboardInterrupt, Abort):
-        output.error(StoppedError("interrupted"))
-        return StoppedError.exit_code
+        return told(StoppedError("interrupted"))
     except BrokenPipeError:
         raise
     except Exception as error:
         if debug:
             traceback.print_exc()
         what = f"unexpected {type(error).__name__}: {shortened(str(error))}"
-        output.error(QcapsError(what, do="this is a bug; --debug shows the traceback"))
-        return QcapsError.exit_code
+        return told(QcapsError(what, do="this is a bug; --debug shows the traceback"))
 
 
 def _invoke(words: list[str]) -> int:

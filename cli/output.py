@@ -31,14 +31,17 @@ class Output:
         Exactly one JSON document on stdout, also on failure.
     quiet
         Only the paths of written files on stdout, and nothing but errors on stderr.
+    verbose
+        1 for a line with the time at the end of every phase, in place of bars; 2 for one at every step.
     """
 
     json: bool = False
     quiet: bool = False
+    verbose: int = 0
 
     def show(self, outcome: Outcome) -> None:
         """Print the result of a verb; of several processes the first one alone does."""
-        if not _is_first():
+        if not is_first():
             return
         if self.json:
             _write_json(outcome.document)
@@ -66,8 +69,10 @@ class Output:
     @contextmanager
     def progress(self) -> Iterator[OnProgress]:
         """Give a listener: bars on a terminal, else a plain line per phase and at most one per 30 seconds."""
-        if self.quiet or not _is_first():
+        if self.quiet or not is_first():
             yield silent
+        elif self.verbose:
+            yield _lines(every=self.verbose > 1, timed=True)
         elif sys.stderr.isatty() and os.environ.get("TERM") != "dumb" and not os.environ.get("CI"):
             with _bars() as listener:
                 yield listener
@@ -80,7 +85,7 @@ class Output:
             print(line.encode(encoding, "replace").decode(encoding))
 
 
-def _is_first() -> bool:
+def is_first() -> bool:
     """Tell whether this is the first of the processes that ``torchrun`` started, or the only one."""
     return os.environ.get("RANK", "0") == "0"
 
@@ -128,16 +133,17 @@ def _bars() -> Iterator[OnProgress]:
         yield listener
 
 
-def _lines() -> OnProgress:
-    """Print the end of every phase, and a sign of life during long ones."""
-    last = time.monotonic()
+def _lines(*, every: bool = False, timed: bool = False) -> OnProgress:
+    """Print the end of every phase, and a sign of life during long ones; or every step, with the seconds so far."""
+    start = last = time.monotonic()
 
     def listener(step: Step) -> None:
         nonlocal last
         now = time.monotonic()
-        if step.done >= step.total or now - last >= SECONDS_BETWEEN_LINES:
+        if every or step.done >= step.total or now - last >= SECONDS_BETWEEN_LINES:
             last = now
             note = f"  {step.note}" if step.note else ""
-            print_to_stderr(f"{step.phase}: {step.done}/{step.total}{note}")
+            clock = f"{now - start:9.2f} s  " if timed else ""
+            print_to_stderr(f"{clock}{step.phase}: {step.done}/{step.total}{note}")
 
     return listener

@@ -18,7 +18,16 @@ EXAMPLES = (
     "qcaps run quickstart",
     "qcaps run quickstart train.epochs=3 quantize.memory-budget=250kB",
 )
-RECIPE = Annotated[str, typer.Argument(help="A YAML file or the name of a shipped recipe.")]
+
+
+def _complete(typed: str) -> list[str]:
+    """Give the names of shipped recipes; a shell that gets none offers files."""
+    from qcaps.recipe.lookup import shipped_recipes
+
+    return [entry.name for entry in shipped_recipes() if entry.name.startswith(typed)]
+
+
+RECIPE = Annotated[str, typer.Argument(help="A YAML file or the name of a shipped recipe.", autocompletion=_complete)]
 OVERRIDES = Annotated[
     list[str] | None, typer.Argument(help="Changes of the recipe, STEP.KEY=VALUE.", show_default=False)
 ]

@@ -18,6 +18,9 @@ import qcaps
 TINY = ["conv_channels=[8, 8, 8, 16]", "norm_momentum=0.1"]
 
 
+GITHUB = ("GITHUB_ACTIONS", "GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")
+
+
 @pytest.fixture(autouse=True)
 def _fixed_seeds() -> None:
     torch.manual_seed(0)
@@ -26,7 +29,7 @@ def _fixed_seeds() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("QCAPS_CACHE", "QCAPS_DEBUG", "NO_COLOR", "FORCE_COLOR", "CI", "GITHUB_STEP_SUMMARY"):
+    for name in ("QCAPS_CACHE", "QCAPS_DEBUG", "NO_COLOR", "FORCE_COLOR", "CI", "QCAPS_OFFLINE", *GITHUB):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -121,4 +121,3 @@ class QuantizeConfig:
     out: Path | None = option(None, "Output folder (default: runs/<input>-quantize).")
     fresh: bool = option(False, "Ignore the measurements in the output folder and start again.")
     reproducible: bool = option(False, "Leave times and the machine out of report.json.")
-    exit_zero: bool = option(False, "Exit 0 even where a promise is not kept.")

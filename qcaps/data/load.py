@@ -11,6 +11,9 @@ from qcaps.data.images import ImageSet, Split
 from qcaps.data.spec import DataSpec
 from qcaps.data.split import hold_out
 
+# Set by `--offline`, or by whoever wants no download ever.
+OFFLINE = "QCAPS_OFFLINE"
+
 
 def load_split(spec: DataSpec, split: Split, *, data_dir: Path | None = None, download: bool = True) -> ImageSet:
     """Read the images of one split, prepared as the spec says, without augmentation.
@@ -32,6 +35,7 @@ def load_split(spec: DataSpec, split: Split, *, data_dir: Path | None = None, do
         If files are missing or damaged, or a class has too few images to be split.
     """
     data = dataset(spec.dataset)
+    download = download and not os.environ.get(OFFLINE)
     folder = data_dir.expanduser() if data_dir else default_data_dir()
     preparation = spec.preparation.of(test=split == "test")
     if split == "test":

@@ -21,7 +21,7 @@ VERBS: Mapping[str, type[StepConfig]] = {
 }
 KEYS = ("schema", "description", "seed", "model", "steps", "promises")
 # Set by the runner for the whole recipe, never in a step.
-NOT_IN_STEPS = {"out", "fresh", "threads", "data_dir", "reproducible", "exit_zero"}
+NOT_IN_STEPS = {"out", "fresh", "threads", "data_dir", "reproducible"}
 PROMISES = ("accuracy-tolerance", "tolerance-kind", "memory-budget", "budget-on")
 
 

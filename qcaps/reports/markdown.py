@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from qcaps.config.sizes import format_size
 from qcaps.reports.figures import class_rows, figure_rows
 from qcaps.reports.markdown_table import escaped, markdown_table, percent
-from qcaps.reports.promises import HEAD, promise_row
 from qcaps.reports.quantization import Layer, QuantizationReport
 from qcaps.reports.search_facts import SearchFacts, SearchRow
 
@@ -23,7 +22,7 @@ def markdown(report: QuantizationReport) -> str:
     parts = [
         f"# {report.verdict[:1].upper()}{report.verdict[1:]}\n\n{report.message}\n",
         *_stopped(report.search),
-        _section("Promises", HEAD, _promise_rows(report)),
+        _section("Promises", ("promise", "limit", "found", "kept"), _promise_rows(report)),
         _section("Figures", ("", "float", *files), figure_rows(report)),
         *(f"> **Warning:** {escaped(warning)}\n" for warning in report.warnings),
         *_comparison(report),
@@ -52,9 +51,13 @@ def _stopped(search: SearchFacts) -> Iterator[str]:
 
 
 def _promise_rows(report: QuantizationReport) -> Iterator[Sequence[str]]:
-    for promise in report.promises:
-        *cells, kept = promise_row(promise)
-        yield *cells, kept if promise.kept else f"**{kept}**"
+    for p in report.promises:
+        limit, found = (
+            (format_size(int(p.limit)), format_size(int(p.found)))
+            if p.unit == "bytes"
+            else (f"{p.limit:.6g} {p.unit}", f"{p.found:.6g} {p.unit}")
+        )
+        yield p.name, limit, found, "yes" if p.kept else "**no**"
 
 
 def _comparison(report: QuantizationReport) -> Iterator[str]:

@@ -32,13 +32,14 @@ from qcaps.reports.spreadsheets import candidates_csv, sensitivity_csv
 from qcaps.verbs.chain import first_of
 from qcaps.verbs.chosen_data import chosen_data
 from qcaps.verbs.interruption import stoppable
+from qcaps.verbs.junit import JUNIT, infeasible_told, write_junit
 from qcaps.verbs.outcome import Outcome, make_folder
 from qcaps.verbs.proof import Evidence, prove
 from qcaps.verbs.quantize_job import Job, calibrated, make_job, make_task, prepares
 from qcaps.verbs.quantize_search import Material, Ran, run_searches
 
 FILES = ("satisfied.pt", "memory.pt", "accuracy.pt")
-REPORTS = ("report.json", "report.md", "pareto.csv", "sensitivity.csv")
+REPORTS = ("report.json", "report.md", JUNIT, "pareto.csv", "sensitivity.csv")
 CONTINUE = "the same command continues"
 
 
@@ -76,7 +77,8 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     path = find_checkpoint(None if checkpoint is None else Path(checkpoint))
     source, sha256 = read_checkpoint(path)
     first = first_of(source.record, where=str(path))
-    job = make_job(source, chosen_data(source, config.dataset, data_dir=config.data_dir, where=str(path)), config)
+    with infeasible_told(config.out):
+        job = make_job(source, chosen_data(source, config.dataset, data_dir=config.data_dir, where=str(path)), config)
     out = config.out or Path("runs") / f"{path.stem}-quantize"
     make_folder(out)
     if config.threads:
@@ -141,9 +143,14 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     document = to_document(finished)
     atomic_write(out / "report.json", json_text(document).encode())
     atomic_write(out / "report.md", markdown(finished).encode())
+    write_junit(out, document)
     files = (*(out / model.file for model in finished.result), *(out / name for name in REPORTS))
-    kept = finished.verdict == "satisfied" or config.exit_zero
-    return Outcome(0 if kept else 1, files, document, (finished.message, *(f"warning: {w}" for w in finished.warnings)))
+    return Outcome(
+        0 if finished.verdict == "satisfied" else 1,
+        files,
+        document,
+        (finished.message, *(f"warning: {w}" for w in finished.warnings)),
+    )
 
 
 def _sensitivity(job: Job, material: Material, out: Path) -> Outcome:

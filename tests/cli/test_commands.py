@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from qcaps_cli import compare, evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
+from qcaps_cli import compare, environment, evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
 from shell import call, spawn
 
 from qcaps.config import (
@@ -51,6 +51,7 @@ MODULES = {
     "verify": verify,
     "import": import_,
     "list": listing,
+    "env": environment,
 }
 EXAMPLES = [pytest.param(verb, example, id=example) for verb, module in MODULES.items() for example in module.EXAMPLES]
 REGISTRIES = {
@@ -107,7 +108,7 @@ def test_an_example_of_the_help_runs(capsys, given, verb, example):
     assert (command, words[0]) == ("qcaps", verb)
     answer = call(capsys, *words)
     assert (answer.code, answer.err) == (0, "")
-    assert len(given) == (0 if verb == "list" else 1)
+    assert len(given) == (0 if verb in {"list", "env"} else 1)
 
 
 @pytest.mark.parametrize(("verb", "example"), EXAMPLES)
@@ -125,7 +126,7 @@ def test_every_verb_has_two_examples_and_is_listed_in_the_help(capsys, verb):
 
 
 def test_arguments_and_options_reach_their_verb(capsys, given):
-    call(capsys, "quantize", "a.pt", "--accuracy-tolerance", "1.5", "--memory-budget", "250kB", "--exit-zero")
+    call(capsys, "quantize", "a.pt", "--accuracy-tolerance", "1.5", "--memory-budget", "250kB", "--offline")
     call(capsys, "eval", "a.pt", "b.pt", "--split", "validation", "--seed", "3")
     call(capsys, "eval")
     call(capsys, "run", "quickstart", "train.epochs=2", "seed=1", "--dry-run", "--out", "here")
@@ -144,7 +145,7 @@ def test_arguments_and_options_reach_their_verb(capsys, given):
     )
     call(capsys, "verify", "a.pt", "b.pt")
     (quantized, q), (evaluated, e), (default, _), (ran, r), (trained, t), (inspected, i), (imported, m), checked = given
-    assert (quantized, float(q.accuracy_tolerance), q.memory_budget, q.exit_zero) == (("a.pt",), 1.5, 250_000, True)
+    assert (quantized, float(q.accuracy_tolerance), q.memory_budget) == (("a.pt",), 1.5, 250_000)
     assert (evaluated, e.split, e.seed, e.latency) == (("a.pt", "b.pt"), "validation", 3, True)
     assert default == ()
     assert (ran, r.dry_run, r.out) == (("quickstart", "train.epochs=2", "seed=1"), True, Path("here"))
@@ -184,7 +185,10 @@ def test_pruning_prints_its_report_and_tells_how_far_it_is(capsys, tiny_checkpoi
 
 def test_quantizing_quietly_prints_only_what_was_written(capsys, tiny_checkpoint, tmp_path):
     answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 3, "--out", tmp_path, "--quiet")
-    files = [tmp_path / name for name in ("satisfied.pt", "report.json", "report.md", "pareto.csv", "sensitivity.csv")]
+    files = [
+        tmp_path / name
+        for name in ("satisfied.pt", "report.json", "report.md", "junit.xml", "pareto.csv", "sensitivity.csv")
+    ]
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [str(file) for file in files]
     assert all(file.is_file() for file in files)

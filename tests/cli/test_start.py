@@ -10,7 +10,7 @@ import pytest
 from shell import COMMAND
 
 HEAVY = {"torch", "torchvision", "torch_pruning", "accelerate", "sklearn", "matplotlib", "pydantic", "numpy", "jinja2"}
-VERBS = ("train", "quantize", "eval", "run", "inspect", "compare", "verify", "import", "list")
+VERBS = ("train", "quantize", "eval", "run", "inspect", "compare", "verify", "import", "list", "env")
 LISTS = [["list", "decoders"], ["list", "models", "--quiet"], ["list", "importers", "--json"], ["list", "recipes"]]
 ANSWERS = [["--version"], *LISTS, ["trian"], ["train", "--epohcs", "3"]]
 

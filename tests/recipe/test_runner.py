@@ -59,7 +59,7 @@ def test_every_step_writes_into_a_folder_of_its_name(ran):
     assert set(files_of(out)) == {
         "recipe.resolved.yaml",
         *("train/checkpoint.pt", "train/history.csv", "train/step.key"),
-        *("quantize/satisfied.pt", "quantize/report.json", "quantize/report.md"),
+        *("quantize/satisfied.pt", "quantize/report.json", "quantize/report.md", "quantize/junit.xml"),
         *("quantize/pareto.csv", "quantize/sensitivity.csv"),
         *("quantize/journal.jsonl", "quantize/journal.jsonl.lock"),
         "eval/evaluation.json",

@@ -9,7 +9,7 @@ from qcaps.reports.strategies import strategies_svg
 
 def words(svg: bytes) -> list[str]:
     """Give every text of a picture."""
-    texts = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")  # noqa: S314  # drawn here
+    texts = ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}text")  # drawn here
     return ["".join(text.itertext()).strip() for text in texts]
 
 
