@@ -21,6 +21,7 @@ from qcaps.errors import QcapsError, QcapsWarning, StoppedError, UsageError, one
 
 EXIT_CLOSED_PIPE = 141
 COLUMNS = 100
+NO_ESCAPES = "_TYPER_FORCE_DISABLE_TERMINAL"
 
 # What users of Q-CapsNets and EagleEye type; underscores are understood everywhere.
 OLD_NAMES = {
@@ -103,7 +104,9 @@ def _settle_streams() -> None:
         os.environ.setdefault("COLUMNS", str(COLUMNS))
         os.environ.setdefault("TERMINAL_WIDTH", str(COLUMNS))  # where TERM is dumb
     if os.environ.get("NO_COLOR") or not (sys.stdout.isatty() or os.environ.get("FORCE_COLOR")):
-        os.environ["_TYPER_FORCE_DISABLE_TERMINAL"] = "1"  # else some CI systems make it write escape codes
+        os.environ[NO_ESCAPES] = "1"  # else some CI systems make it write escape codes
+    else:
+        os.environ.pop(NO_ESCAPES, None)
 
 
 def _answer(words: list[str]) -> int:
