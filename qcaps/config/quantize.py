@@ -74,9 +74,11 @@ class QuantizeConfig:
     )
     drop_iterations: bool = option(False, "Also try to drop routing iterations, which makes inference faster.")
     finetune_steps: int = option(
-        0, "Steps of training under the bit plan of a smaller candidate, to win it back; 0 for none.", least=0
+        0,
+        "Steps of 128 images that teach a smaller plan to choose as the float network does; 0 for none.",
+        least=0,
     )
-    finetune_lr: float = option(0.001, "Learning rate of this training at its start.", least=0)
+    finetune_lr: float = option(0.0002, "Learning rate of this training at its start.", least=0)
     compare_baseline: str | None = option(
         None, "Run this search as well, under the same promises, and report both.", names=SEARCHES
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call
 
-from qcaps.capsules.losses import class_loss
+from qcaps.capsules.losses import ranking_divergence
 from qcaps.capsules.sites import Hook, hooked
 from qcaps.data.augment import Augmentation, augmented
 from qcaps.data.images import ImageSet
@@ -29,6 +29,7 @@ def finetune(
     plan: BitPlan,
     images: ImageSet,
     *,
+    teacher: CapsuleNetwork,
     augment: Augmentation,
     steps: int,
     batch_size: int,
@@ -37,7 +38,7 @@ def finetune(
     on_progress: OnProgress = silent,
     stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, Tensor]:
-    """Train the weights of a network under a bit plan, whose scales stay as they are.
+    """Train the weights of a network under a bit plan to choose as its float form does; the scales stay as they are.
 
     Parameters
     ----------
@@ -46,7 +47,9 @@ def finetune(
     plan
         Formats of all sites.
     images
-        Training images; never those a decision is judged on.
+        Training images, whose labels are not looked at; never those a decision is judged on.
+    teacher
+        The network in float: its scores are what is learned, see :func:`~qcaps.capsules.losses.ranking_divergence`.
     augment
         What is done to them.
     steps, batch_size
@@ -77,7 +80,7 @@ def finetune(
     as fast, and the votes of a large batch need not fit in memory.
     """
     masters = {name: p.detach().clone().requires_grad_() for name, p in network.stages.named_parameters("stages")}
-    lesson = _Lesson(network, plan, masters, even_blocks(network))
+    lesson = _Lesson(network, teacher, plan, masters, even_blocks(network))
     optimizer = torch.optim.Adam(masters.values(), lr=lr, eps=1e-7)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
     generator = torch.Generator().manual_seed(seed)
@@ -85,10 +88,10 @@ def finetune(
         batch = images.subset(positions)
         optimizer.zero_grad()
         # Whole seeds apart from those that verdicts use: seed, seed + 1, …
-        loss = lesson.backward(augmented(batch, augment, generator), batch, seed + (step << 32))
+        loss = lesson.backward(augmented(batch, augment, generator), batch.indices, seed + (step << 32))
         optimizer.step()
         schedule.step()
-        on_progress(Step("fine-tune", step, steps, f"{network.loss} loss {loss:.4f}"))
+        on_progress(Step("fine-tune", step, steps, f"divergence {loss:.4f}"))
         if stop():
             raise StoppedError("interrupted while fine-tuning")
     return {name: master.detach().contiguous() for name, master in masters.items()}
@@ -96,22 +99,25 @@ def finetune(
 
 @dataclass(frozen=True, eq=False)
 class _Lesson:
-    """What all steps have in common: the network, its plan, the float weights, and into how many blocks to cut."""
+    """What all steps have in common: both networks, the plan, the float weights, and into how many blocks to cut."""
 
     network: CapsuleNetwork
+    teacher: CapsuleNetwork
     plan: BitPlan
     masters: Mapping[str, Tensor]
     blocks: Callable[[Tensor], int]
 
-    def backward(self, pixels: Tensor, batch: ImageSet, seed: int) -> float:
-        """Give the float weights the gradients of the mean loss of a batch; return that loss."""
+    def backward(self, pixels: Tensor, indices: Tensor, seed: int) -> float:
+        """Give the float weights the gradients of the mean divergence of a batch; return that divergence."""
         weights = self._rounded_weights(seed)
         total, gradients = 0.0, [torch.zeros_like(weight) for weight in weights.values()]
-        parts = (array.chunk(self.blocks(pixels)) for array in (pixels, batch.labels, batch.indices))
-        for part, labels, indices in zip(*parts, strict=True):
-            with hooked(self.network, self._array_hook(indices, seed)):
+        parts = (array.chunk(self.blocks(pixels)) for array in (pixels, indices))
+        for part, its_indices in zip(*parts, strict=True):
+            with hooked(self.network, self._array_hook(its_indices, seed)):
                 scores = functional_call(self.network, weights, (part,)).scores
-            loss = class_loss(self.network.loss, scores, labels).sum() / len(batch)
+            with torch.no_grad():
+                target = self.teacher(part).scores
+            loss = ranking_divergence(self.network.loss, target, scores).sum() / len(pixels)
             found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True)
             for gradient, more in zip(gradients, found, strict=True):
                 gradient += more

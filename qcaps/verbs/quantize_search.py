@@ -11,7 +11,7 @@ from typing import cast
 from torch import Tensor
 
 from qcaps.config import QuantizeConfig
-from qcaps.data.augment import NO_AUGMENTATION
+from qcaps.data.augment import augmentation
 from qcaps.data.images import ImageSet
 from qcaps.errors import InfeasibleError
 from qcaps.evaluation.ends import INTERRUPT, Ends, Halt
@@ -26,7 +26,7 @@ from qcaps.quantization.search.task import Found, Search, Task, conclude, run_se
 from qcaps.registry import SEARCHES
 from qcaps.verbs.quantize_job import Job, make_task
 
-FINETUNE_BATCH = 64
+FINETUNE_BATCH = 128
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +118,16 @@ def _refined(task: Task, found: Found, config: QuantizeConfig, training: ImageSe
 
 
 def _trainer(task: Task, config: QuantizeConfig, training: ImageSet) -> Callable[[Subject, BitPlan], dict[str, Tensor]]:
-    bench = task.bench
+    bench, teacher = task.bench, task.subject.network
+    augment = augmentation(task.subject.data.augmentation)
 
     def train(subject: Subject, plan: BitPlan) -> dict[str, Tensor]:
         return finetune(
             subject.network,
             plan,
             training,
-            augment=NO_AUGMENTATION,
+            teacher=teacher,
+            augment=augment,
             steps=config.finetune_steps,
             batch_size=FINETUNE_BATCH,
             lr=config.finetune_lr,

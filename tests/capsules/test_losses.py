@@ -12,6 +12,7 @@ from qcaps.capsules.losses import (
     class_loss,
     divergence,
     margin_loss,
+    ranking_divergence,
     reconstruction_loss,
     spread_loss,
     spread_margin,
@@ -115,6 +116,20 @@ def test_the_divergence_of_logits_is_that_of_their_softmax_by_hand():
     target, scores = torch.tensor([[math.log(3), 0.0]]), torch.tensor([[0.0, 0.0]])
     expected = 0.75 * math.log(0.75 / 0.5) + 0.25 * math.log(0.25 / 0.5)
     assert divergence("cross-entropy", target, scores).tolist() == pytest.approx([expected])
+
+
+@pytest.mark.parametrize("kind", ["margin", "spread"])
+def test_the_ranking_of_lengths_is_compared_by_the_softmax_of_ten_times_them(kind):
+    target, scores = torch.tensor([[0.9, 0.1, 0.1]]), torch.tensor([[0.5, 0.4, 0.1]])
+    p, q = ([math.exp(10 * s) for s in row] for row in (target[0].tolist(), scores[0].tolist()))
+    expected = sum(a / sum(p) * math.log(a / sum(p) / (b / sum(q))) for a, b in zip(p, q, strict=True))
+    assert ranking_divergence(kind, target, scores).tolist() == pytest.approx([expected], rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["margin", "spread", "cross-entropy"])
+def test_scores_that_are_all_larger_by_as_much_rank_the_same(kind):
+    target = torch.rand(5, 4, generator=torch.Generator().manual_seed(0))
+    assert ranking_divergence(kind, target, target + 0.25).tolist() == pytest.approx([0.0] * 5, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["margin", "spread"])
