@@ -264,13 +264,57 @@ AUGMENTATIONS = Registry(
     Entry(
         "efficient-capsnet",
         "Rotate, shift, squish and erase, as Efficient-CapsNet does for MNIST.",
-        "qcaps.data.augment:EFFICIENT_CAPSNET",
+        "qcaps.data.augmentation.efficient_capsnet:EFFICIENT_CAPSNET",
     ),
-    Entry("shift", "Shift by up to two pixels per axis.", "qcaps.data.augment:SHIFT"),
+    Entry(
+        "shift",
+        "Shift by up to two pixels per axis, as Q-CapsNets and ethanleet/CapsNet do for MNIST.",
+        "qcaps.data.augmentation.published:SHIFT",
+    ),
     Entry(
         "shift-flip",
         "Shift by up to two pixels per axis, horizontal flip with probability 0.2.",
-        "qcaps.data.augment:SHIFT_FLIP",
+        "qcaps.data.augmentation.published:SHIFT_FLIP",
+    ),
+    Entry(
+        "cifar-q-capsnets",
+        "Rotate by up to 2 degrees, shift by up to 5/64 of the side, flip, as Q-CapsNets does for CIFAR-10.",
+        "qcaps.data.augmentation.published:Q_CAPSNETS_CIFAR",
+    ),
+    Entry(
+        "cifar-q7",
+        "Shift by up to a tenth of the side, flip, as Q7-CapsNets does for CIFAR-10.",
+        "qcaps.data.augmentation.published:Q7_CIFAR",
+    ),
+    Entry(
+        "cifar-towards-efficient",
+        "Flip, brightness, contrast, as Towards Efficient Capsule Networks does for CIFAR-10.",
+        "qcaps.data.augmentation.published:TOWARDS_EFFICIENT_CIFAR",
+    ),
+    Entry(
+        "tiny-towards-efficient",
+        "Rotate by up to 20 degrees, flip, as the same does for Tiny-ImageNet.",
+        "qcaps.data.augmentation.published:TOWARDS_EFFICIENT_TINY",
+    ),
+    Entry(
+        "norb-efficient",
+        "Crop to 48x48, brightness, contrast, as Efficient-CapsNet does for smallNORB.",
+        "qcaps.data.augmentation.published:NORB_EFFICIENT",
+    ),
+    Entry(
+        "ethanleet-norb",
+        "Crop to 32x32, brightness, contrast, as ethanleet/CapsNet does for smallNORB.",
+        "qcaps.data.augmentation.published:ETHANLEET_NORB",
+    ),
+    Entry(
+        "ethanleet-cifar",
+        "Flip, brightness, contrast, as ethanleet/CapsNet does for CIFAR-10.",
+        "qcaps.data.augmentation.published:ETHANLEET_CIFAR",
+    ),
+    Entry(
+        "efficientcn-mnist",
+        "Rotate and shear by up to 30 degrees, enlarge, as EfficientCN does for MNIST.",
+        "qcaps.data.augmentation.published:EFFICIENTCN_MNIST",
     ),
 )
 

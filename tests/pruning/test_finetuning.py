@@ -7,7 +7,8 @@ import torch
 from toys import FOLDED, NORMED, toy_images, toy_network
 
 from qcaps.config import TrainConfig
-from qcaps.data.augment import NO_AUGMENTATION, SHIFT, Augmentation
+from qcaps.data.augment import NO_AUGMENTATION, Augmentation
+from qcaps.data.augmentation.published import SHIFT
 from qcaps.errors import StoppedError, UsageError
 from qcaps.models.em_capsnet import EMCapsNetSpec
 from qcaps.models.network import to_inference

@@ -8,7 +8,8 @@ from torch import nn
 from toys import FOLDED, NORMED, ROUTED, toy_images, toy_network
 
 from qcaps.capsules.sites import Sites, hooked
-from qcaps.data.augment import NO_AUGMENTATION, SHIFT
+from qcaps.data.augment import NO_AUGMENTATION, Augmentation
+from qcaps.data.augmentation.published import SHIFT
 from qcaps.errors import QcapsError, StoppedError
 from qcaps.models.cnn_small import CNN_SMALL
 from qcaps.models.em_capsnet import EM_CAPSNET
@@ -217,7 +218,7 @@ def test_blocks_of_a_batch_add_up_to_the_whole(rounding, monkeypatch):
     found = []
     for blocks in (1, 7):  # of 20 images, the last with two
         monkeypatch.setattr(finetuning, "even_blocks", lambda _network, blocks=blocks: lambda _pixels: blocks)
-        found.append(learn(network, plan, steps=1, augment=lambda images, _generator: images.double()))
+        found.append(learn(network, plan, steps=1, augment=Augmentation(lambda images, _: images.double())))
     whole, cut = found
     for name in whole:
         torch.testing.assert_close(cut[name], whole[name], rtol=1e-9, atol=1e-9)

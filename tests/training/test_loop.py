@@ -13,7 +13,8 @@ import qcaps.training.step_losses
 from qcaps.artifacts.container import read_container, write_container
 from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, margin_loss
 from qcaps.config import TrainConfig
-from qcaps.data.augment import NO_AUGMENTATION, SHIFT, Augmentation
+from qcaps.data.augment import NO_AUGMENTATION, Augmentation
+from qcaps.data.augmentation.published import SHIFT
 from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
 from qcaps.data.spec import data_spec
