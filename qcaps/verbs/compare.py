@@ -148,7 +148,11 @@ def _recorded(record: Mapping[str, object]) -> RecordedScore | None:
 def _flips(loaded: Sequence[Loaded], config: CompareConfig, on_progress: OnProgress) -> list[Flips]:
     """Score every file, and hold it against the first, image by image."""
     sets = [
-        load_split(chosen_data(file, config.dataset, data_dir=config.data_dir, where=str(file.path)), config.split, data_dir=config.data_dir)
+        load_split(
+            chosen_data(file, config.dataset, data_dir=config.data_dir, where=str(file.path)),
+            config.split,
+            data_dir=config.data_dir,
+        )
         for file in loaded
     ]
     for file, images in zip(loaded, sets, strict=True):

@@ -18,8 +18,8 @@ from qcaps.data.augmentation.draws import flags, integers, uniform
 from qcaps.data.augmentation.geometry import crop, enlarge, mirror, shift, slide, turn
 from qcaps.errors import UsageError
 
-# RandomResizedCrop of torchvision draws again while the square is larger than the image.
-_SCALES = (0.8, 1.2)
+# Areas of the squares that EfficientCN enlarges, as shares of the image.
+_AREAS = (0.8, 1.2)
 
 
 def shifted(images: Tensor, generator: torch.Generator, *, pixels: int) -> Tensor:
@@ -38,7 +38,7 @@ def shifted_mirrored(images: Tensor, generator: torch.Generator, *, pixels: int,
 
 
 def turned_shifted_mirrored(images: Tensor, generator: torch.Generator, *, degrees: float, share: float) -> Tensor:
-    """Rotate, shift by up to a share of each axis in whole pixels, and mirror every other image."""
+    """Rotate, shift by up to a share of each axis in whole pixels, and mirror half of the images."""
     count, (height, width) = len(images), images.shape[2:]
     angles = uniform((count,), -degrees, degrees, generator).to(images.device)
     shares = uniform((count, 2), -share, share, generator).to(images.device)
@@ -47,17 +47,18 @@ def turned_shifted_mirrored(images: Tensor, generator: torch.Generator, *, degre
 
 
 def slid_mirrored(images: Tensor, generator: torch.Generator, *, share: float) -> Tensor:
-    """Slide by up to a share of each axis, and mirror every other image."""
+    """Slide by up to a share of each axis, and mirror half of the images."""
     shares = uniform((len(images), 2), -share, share, generator).to(images.device)
     return mirrored(slide(images, shares * shares.new_tensor(images.shape[2:])), generator, probability=0.5)
 
 
 def turned_sheared_enlarged(images: Tensor, generator: torch.Generator, *, degrees: float) -> Tensor:
-    """Rotate and shear, then enlarge a square of 0.8 to 1 of the area to the whole."""
+    """Rotate and shear, then enlarge a square of at least 0.8 of the area to the whole."""
     count, size = len(images), min(images.shape[2:])
     angles, shears = (uniform((count,), -degrees, degrees, generator).to(images.device) for _ in range(2))
     turned = turn(images, angles, shears, torch.zeros(count, 2, device=images.device))
-    low, high = _SCALES
+    low, high = _AREAS
+    # A square that is larger than the image when its side is rounded counts as not drawn.
     largest = min(high, ((size + 0.5) / size) ** 2)
     sides = (size * uniform((count,), low, largest, generator).sqrt()).round().clamp(max=size)
     spare = torch.tensor(images.shape[2:], device=sides.device) - sides[:, None]
@@ -75,13 +76,13 @@ def jittered(images: Tensor, generator: torch.Generator, *, brightness: float, c
 
 
 def mirrored_jittered(images: Tensor, generator: torch.Generator, *, brightness: float, contrast: float) -> Tensor:
-    """Mirror every other image, and change brightness and contrast."""
+    """Mirror half of the images, and change brightness and contrast."""
     images = mirrored(images, generator, probability=0.5)
     return jittered(images, generator, brightness=brightness, contrast=contrast)
 
 
 def turned_mirrored(images: Tensor, generator: torch.Generator, *, degrees: float) -> Tensor:
-    """Rotate, and mirror every other image."""
+    """Rotate, and mirror half of the images."""
     return turned_shifted_mirrored(images, generator, degrees=degrees, share=0.0)
 
 
