@@ -7,6 +7,7 @@
     │   └── RecipeError       2  everything that is wrong with a recipe, each with its line and key path
     ├── ArtifactError         3  a file is unreadable, damaged or hostile
     ├── InfeasibleError       4  no amount of computing could keep the promise
+    ├── DivergedError         1  training came to something that is no number; what was good is saved
     └── StoppedError        130  interrupted; the progress made is saved
 
     QcapsWarning                 a visible fallback
@@ -114,6 +115,12 @@ class InfeasibleError(QcapsError):
     """The promise cannot be kept by arithmetic alone; found before any computing."""
 
     exit_code = 4
+
+
+class DivergedError(QcapsError):
+    """Training came to a loss or a weight that is no number; the last good state is saved."""
+
+    exit_code = 1
 
 
 class StoppedError(QcapsError):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from qcaps import errors
 from qcaps.errors import (
     ArtifactError,
+    DivergedError,
     InfeasibleError,
     Problem,
     QcapsError,
@@ -34,6 +35,7 @@ HOSTILE = "a\nb\r\x1b[2J\u2028\u202e\x00\x85c"
         (RecipeError, 2),
         (ArtifactError, 3),
         (InfeasibleError, 4),
+        (DivergedError, 1),
         (StoppedError, 130),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -12,6 +13,10 @@ from qcaps.capsules.squash import at_least_float32
 
 # What scores are trained with: lengths the margin loss, EM activations the spread loss, logits cross-entropy.
 ClassLoss = Literal["margin", "spread", "cross-entropy"]
+# Sum of squares, mean of squares, sum of absolute values: of the differences of all pixels.
+PixelLoss = Literal["sse", "mse", "l1"]
+# Of Sabour et al., Efficient-CapsNet (the same at 28×28 pixels: 0.0005·784) and ethanleet/CapsNet.
+PUBLISHED_WEIGHTS: Mapping[PixelLoss, float] = {"sse": 0.0005, "mse": 0.392, "l1": 0.0005}
 
 
 @dataclass(frozen=True)
@@ -176,9 +181,9 @@ def spread_margin(progress: float) -> float:
     return FIRST_SPREAD_MARGIN + progress * (LAST_SPREAD_MARGIN - FIRST_SPREAD_MARGIN)
 
 
-def reconstruction_loss(reconstructions: Tensor, images: Tensor) -> Tensor:
-    """Sum the squared pixel errors of every image: ``(batch, c, h, w)`` twice → ``(batch,)``.
-
-    Weight 0.0005 is the one of Sabour et al.; at 28×28 pixels it equals Efficient-CapsNet's 0.392 on the mean.
-    """
-    return (reconstructions.float() - images).square().flatten(1).sum(1)
+def reconstruction_loss(reconstructions: Tensor, images: Tensor, kind: PixelLoss = "sse") -> Tensor:
+    """Compute the error of the reconstruction of every image: ``(batch, c, h, w)`` twice → ``(batch,)``."""
+    apart = (reconstructions.float() - images).flatten(1)
+    if kind == "l1":
+        return apart.abs().sum(1)
+    return apart.square().mean(1) if kind == "mse" else apart.square().sum(1)

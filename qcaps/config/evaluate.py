@@ -32,4 +32,5 @@ class EvaluateConfig:
     predictions: Path | None = option(
         None, "CSV file to write, a line for every image: index, label, prediction, scores.", metavar="FILE"
     )
+    ensemble: bool = option(False, "Score the files together as well, by the mean of their class scores.")
     latency: bool = option(True, "Measure the latency of one image and of a batch.")

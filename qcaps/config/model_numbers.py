@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from qcaps.errors import UsageError, quoted
 
 
-def model_numbers(pairs: Sequence[str]) -> dict[str, object]:
+def model_numbers(pairs: Sequence[str], *, where: str = "--model-arg") -> dict[str, object]:
     """Read ``KEY=VALUE`` pairs: values are JSON, and what is not JSON is a name.
 
     Raises
@@ -20,7 +20,7 @@ def model_numbers(pairs: Sequence[str]) -> dict[str, object]:
     for pair in pairs:
         name, equals, text = pair.partition("=")
         if not equals:
-            raise UsageError(f"{quoted(pair)} is not KEY=VALUE", where="--model-arg")
+            raise UsageError(f"{quoted(pair)} is not KEY=VALUE", where=where)
         numbers[name.strip().replace("-", "_")] = _value(text)
     return numbers
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from qcaps.config.option import LARGEST_SEED, option
+from qcaps.config.training_numbers import parse_milestones
 from qcaps.registry import AUGMENTATIONS, DATASETS, DECODERS, MODELS, PREPARATIONS
 
 
@@ -45,19 +46,57 @@ class TrainConfig:
     )
     epochs: int = option(10, "Passes over the training images.", least=1)
     batch_size: int = option(100, "Images per step.", least=1)
-    lr: float = option(0.001, "Learning rate of Adam at the start.", least=0)
-    schedule: Literal["decay", "cosine"] = option(
-        "decay", "How it falls: by a factor every decay period, or along half a cosine to 0 at the end."
+    lr: float = option(0.001, "Learning rate at the start, after the warm-up.", least=0)
+    optimizer: str = option("adam", "adam, adamw, sgd, or any other of torch.optim by its name.")
+    optimizer_arg: tuple[str, ...] = option(
+        (),
+        "A number of the optimizer, KEY=VALUE, for example betas=[0.9,0.98]; may be repeated.",
+        metavar="KEY=VALUE",
+    )
+    weight_decay: float | None = option(None, "Weight decay (default: the optimizer's own, 0.01 of adamw).", least=0)
+    momentum: float | None = option(
+        None, "Momentum of sgd and others that have one (default: 0.9 of sgd).", least=0, most=1
+    )
+    nesterov: bool = option(False, "Look ahead along the momentum of sgd.")
+    schedule: Literal["constant", "exponential", "step", "cosine"] = option(
+        "exponential",
+        "How the learning rate falls: not at all, by a factor every decay period, smoothly or in steps, or along half "
+        "a cosine to 0 at the end.",
     )
     decay_rate: float = option(0.96, "Factor of the learning rate every decay period.", least=0, most=1)
     decay_steps: int = option(2000, "Length of a decay period, in steps or epochs.", least=1)
     decay_per: Literal["step", "epoch"] = option(
-        "step", "Unit of the decay period: step decays smoothly, epoch once an epoch."
+        "step", "Unit of the decay period: with step an exponential is smooth, with epoch it falls once an epoch."
+    )
+    milestones: tuple[int, ...] = option(
+        (),
+        "Epochs after which a schedule in steps falls, instead of decay periods: 30,60.",
+        parse=parse_milestones,
+        metavar="LIST",
     )
     lr_floor: float = option(0.0, "The learning rate never falls below this.", least=0)
+    warmup: int = option(
+        0, "Steps or epochs in which the learning rate rises evenly at the start; a cosine begins after them.", least=0
+    )
+    warmup_per: Literal["step", "epoch"] = option("step", "Unit of the warm-up.")
+    clip_norm: float = option(0.0, "Longest gradient of all weights together; 0 for any length.", least=0)
+    patience: int = option(
+        0, "Epochs without a better validation score after which training ends; 0 for never.", least=0
+    )
     hard_training: bool = option(False, "Use the hard margin loss in the second half of the epochs.")
-    regularization_scale: float = option(
-        0.0005, "Weight of the reconstruction loss, the sum of squared pixel errors.", least=0
+    mask: Literal["label", "longest"] = option(
+        "label", "Capsule that is reconstructed in training: that of the label, or the longest."
+    )
+    reconstruction: Literal["sse", "mse", "l1"] = option(
+        "sse", "Error of a reconstruction: sum of squares, mean of squares, or sum of absolute values, of all pixels."
+    )
+    regularization_scale: float | None = option(
+        None, "Weight of the reconstruction loss (default: as published, 0.0005 of sse and l1, 0.392 of mse).", least=0
+    )
+    anneal_reconstruction: Literal["none", "1", "2"] = option(
+        "none",
+        "How that weight grows with the epoch e, counted from 1: by (tanh(e/8 - pi) + 1)/2, or by tanh(e/16).",
+        parse=str,
     )
     reconstruction_share: float = option(
         1.0,
@@ -68,11 +107,24 @@ class TrainConfig:
     mixed_precision: Literal["no", "bf16", "fp16"] = option(
         "no", "Number format of the heavy products; bf16 is faster where the processor has it."
     )
+    also_evaluate: tuple[str, ...] = option(
+        (),
+        "Another data set whose validation images are scored after each epoch, never to choose by; may be repeated.",
+        metavar="NAME",
+    )
     test_batch_size: int = option(200, "Images per batch of the evaluation after each epoch.", least=1)
+    reconstructions_every: int = option(
+        0, "Draw the reconstructions of some validation images every so many epochs; 0 for never.", least=0
+    )
+    tracker: Literal["none", "tensorboard", "wandb"] = option("none", "Where else the history of the epochs goes.")
     seed: int = option(
         42, "Seed of the initial weights, the order of the images and the augmentation.", least=0, most=LARGEST_SEED
+    )
+    runs: int = option(
+        1, "Train so many times, with this seed and those after it, in folders of their own.", least=1, most=1000
     )
     device: str = option("auto", "auto, cpu, cuda or cuda:N.", metavar="DEVICE")
     threads: int | None = option(None, "Compute threads (default: PyTorch's choice).", least=1)
     out: Path | None = option(None, "Output folder (default: runs/<model>-<dataset>-train).")
     fresh: bool = option(False, "Ignore an interrupted run in the output folder and start again.")
+    reproducible: bool = option(False, "Leave times out of history.json.")

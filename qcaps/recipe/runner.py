@@ -144,6 +144,7 @@ class _Chain:
         if step.verb == "prune":
             outcome = prune(source, on_progress=listen, reproducible=self.config.reproducible, **options)
         else:
+            options |= {"reproducible": self.config.reproducible}
             outcome = train(on_progress=listen, **options | ({} if source is None else {"init": source}))
         if outcome.exit_code == 0:
             atomic_write(key_file, key.encode())

@@ -20,8 +20,8 @@ VERBS: Mapping[str, type[StepConfig]] = {
     "eval": EvaluateConfig,
 }
 KEYS = ("schema", "description", "seed", "model", "steps", "promises")
-# Set by the runner for the whole recipe, never in a step.
-NOT_IN_STEPS = {"out", "fresh", "threads", "data_dir", "reproducible"}
+# Set by the runner for the whole recipe, never in a step; and each step takes the one checkpoint of the step before.
+NOT_IN_STEPS = {"out", "fresh", "threads", "data_dir", "reproducible", "runs"}
 PROMISES = ("accuracy-tolerance", "tolerance-kind", "memory-budget", "budget-on")
 
 

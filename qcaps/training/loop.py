@@ -48,14 +48,16 @@ def train(
     ------
     StoppedError
         If asked to stop; the state was saved.
-    QcapsError
-        If the loss is no longer a number.
+    DivergedError
+        If the loss or a weight is no longer a number; what was saved before is sound.
+    UsageError
+        If there is no such optimizer.
     """
-    run = Run(network, data, config, accelerator, lesson)
+    run = Run(network, data, config, accelerator, surroundings, lesson=lesson)
     if resume is not None:
         run.restore(resume)
     last_save = surroundings.clock()
-    while run.position.epoch < config.epochs:
+    while not run.position.over(config.epochs, config.patience):
         order = run.batches.order(run.position.epoch)
         while run.position.step < run.batches.per_epoch:
             note = run.one_step(order)
@@ -63,11 +65,11 @@ def train(
             surroundings.on_progress(Step(f"epoch {epoch + 1}/{config.epochs}", step, run.batches.per_epoch, note))
             stopping = surroundings.stop()
             if stopping or surroundings.clock() - last_save > SECONDS_BETWEEN_SAVES:
-                surroundings.save(run.state())
+                run.save()
                 last_save = surroundings.clock()
             if stopping:
                 raise StoppedError("training was interrupted; its state is saved")
-        run.finish_epoch(surroundings.on_progress)
-        surroundings.save(run.state())
+        run.finish_epoch()
+        run.save()
         last_save = surroundings.clock()
     return Trained(run.best, run.position)

@@ -9,11 +9,23 @@ import torch
 from torch import Tensor, nn
 
 from qcaps.errors import ArtifactError
+from qcaps.training.timing import Timing
+
+
+@dataclass(frozen=True)
+class Score:
+    """Images of a validation set, and how many of them were recognised."""
+
+    correct: int
+    images: int
 
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One finished epoch: mean training losses per image, and images recognised on the validation split."""
+    """One finished epoch: mean training losses per image, and images recognised on validation splits.
+
+    `also` has the scores of further data sets by name, which nothing is chosen by.
+    """
 
     epoch: int
     lr: float
@@ -21,6 +33,14 @@ class EpochRecord:
     reconstruction_loss: float
     validation_correct: int
     validation_images: int
+    also: Mapping[str, Score] = field(default_factory=dict)
+
+    def row(self) -> dict[str, int | float]:
+        """Give the record as one row of a table."""
+        row: dict[str, int | float] = {name: value for name, value in asdict(self).items() if name != "also"}
+        for name, score in self.also.items():
+            row |= {f"{name}_correct": score.correct, f"{name}_images": score.images}
+        return row
 
 
 @dataclass
@@ -33,6 +53,8 @@ class Position:
     reconstruction_sum: float = 0.0
     best_epoch: int = -1
     history: list[EpochRecord] = field(default_factory=list)
+    # Of every epoch, the one under way included; differs between identical runs.
+    timings: list[Timing] = field(default_factory=lambda: [Timing()], compare=False)
 
     def best(self) -> EpochRecord:
         """Give the record of the best epoch so far."""
@@ -47,11 +69,20 @@ class Position:
         self.epoch += 1
         self.step = 0
         self.class_loss_sum = self.reconstruction_sum = 0.0
+        self.timings.append(Timing())
         return better
+
+    def over(self, epochs: int, patience: int) -> bool:
+        """Tell whether all epochs are done, or as many as `patience` since the best one; 0 is endless patience."""
+        return self.epoch >= epochs or 0 < patience < self.epoch - self.best_epoch
 
 
 def pack_state(
-    position: Position, network: nn.Module, best: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+    position: Position,
+    network: nn.Module,
+    best: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
 ) -> tuple[dict[str, object], dict[str, Tensor]]:
     """Write the whole state of a run as a header and named tensors.
 
@@ -59,9 +90,12 @@ def pack_state(
     """
     tensors = {f"network.{k}": v for k, v in network.state_dict().items()}
     tensors |= {f"best.{k}": v for k, v in best.items()}
+    numbers: dict[str, dict[str, object]] = {}
     for index, values in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items()}
-    return {"position": asdict(position)}, tensors
+        tensors |= {f"optimizer.{index}.{k}": v for k, v in values.items() if isinstance(v, Tensor)}
+        numbers[str(index)] = {k: v for k, v in values.items() if not isinstance(v, Tensor)}
+    scale = None if scaler is None else scaler.state_dict()
+    return {"position": asdict(position), "optimizer": numbers, "scaler": scale}, tensors
 
 
 def unpack_state(
@@ -69,10 +103,11 @@ def unpack_state(
     tensors: Mapping[str, Tensor],
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler | None = None,
     *,
     where: str,
 ) -> tuple[Position, dict[str, Tensor]]:
-    """Put a saved state back into `network` and `optimizer`; give the position and the best tensors so far.
+    """Put a saved state back into network, optimizer and scaler; give the position and the best tensors so far.
 
     Raises
     ------
@@ -84,17 +119,28 @@ def unpack_state(
         for name, tensor in tensors.items():
             part, rest = name.split(".", 1)
             by_part[part][rest] = tensor
-        saved = dict(header["position"])  # type: ignore[call-overload]  # checked by the except below
-        saved["history"] = [EpochRecord(**record) for record in saved["history"]]
+        position = _position(header["position"])
         network.load_state_dict(by_part["network"], strict=True)
         state = optimizer.state_dict()
-        state["state"] = {}
+        state["state"] = {int(k): dict(v) for k, v in header["optimizer"].items()}  # type: ignore[attr-defined]  # also
         for name, tensor in by_part["optimizer"].items():
             index, key = name.split(".", 1)
-            state["state"].setdefault(int(index), {})[key] = tensor
+            state["state"][int(index)][key] = tensor
         optimizer.load_state_dict(state)
-        return Position(**saved), by_part["best"]
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        if scaler is not None:
+            scaler.load_state_dict(header["scaler"])  # type: ignore[arg-type]  # checked by the except below
+        return position, by_part["best"]
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ArtifactError(
             f"the resume file does not fit this network: {error}", where=where, do="start again with --fresh"
         ) from error
+
+
+def _position(saved: object) -> Position:
+    """Read a position out of a header, which may be damaged."""
+    values = dict(saved)  # type: ignore[call-overload]  # the caller catches what this raises
+    records = [dict(record) for record in values["history"]]
+    for record in records:
+        record["also"] = {name: Score(**score) for name, score in record["also"].items()}
+    timings = [Timing(**timing) for timing in values["timings"]]
+    return Position(**{**values, "history": [EpochRecord(**record) for record in records], "timings": timings})

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from qcaps.capsules.losses import LAST_SPREAD_MARGIN, class_loss, reconstruction_loss
 from qcaps.config.train import TrainConfig
-from qcaps.models.network import CapsuleNetwork, Output
-from qcaps.training.schedule import epoch_spread_margin, margins
+from qcaps.models.network import CapsuleNetwork, Output, predictions
+from qcaps.training.schedule import epoch_spread_margin, margins, reconstruction_weight
 from qcaps.training.setting import Lesson
 
 
@@ -29,7 +29,6 @@ class StepLosses(nn.Module):
     def __init__(self, network: CapsuleNetwork, config: TrainConfig, lesson: Lesson) -> None:
         super().__init__()
         self.network, self.config, self.lesson = network, config, lesson
-        self.scale = config.regularization_scale if network.decoder is not None else 0.0
 
     def forward(self, images: Tensor, labels: Tensor, epoch: int) -> tuple[Tensor, Tensor, Tensor]:
         """Give the loss to minimise, and the mean class and reconstruction losses."""
@@ -42,13 +41,15 @@ class StepLosses(nn.Module):
             spread_margin=LAST_SPREAD_MARGIN if self.lesson.trained else epoch_spread_margin(self.config, epoch),
         ).mean()
         total = own if self.lesson.beside is None else own + self.lesson.beside(images, output).mean()
+        weight = reconstruction_weight(self.config, epoch) if self.network.decoder is not None else 0.0
         count = math.ceil(len(images) * self.config.reconstruction_share)
-        if not self.scale or not count:
+        if not weight or not count:
             return total, own.detach(), own.new_zeros(())
         reconstruction = self._reconstruction(output, images, labels, count)
-        return total + self.scale * reconstruction, own.detach(), reconstruction.detach()
+        return total + weight * reconstruction, own.detach(), reconstruction.detach()
 
     def _reconstruction(self, output: Output, images: Tensor, labels: Tensor, count: int) -> Tensor:
         """Draw the first images of a batch; give the mean error."""
-        drawn = self.network.reconstruct(output.capsules[:count], labels[:count])
-        return reconstruction_loss(drawn, images[:count]).mean()
+        kept = labels if self.config.mask == "label" else predictions(output)
+        drawn = self.network.reconstruct(output.capsules[:count], kept[:count])
+        return reconstruction_loss(drawn, images[:count], self.config.reconstruction).mean()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -30,6 +30,7 @@ from qcaps.quantization.loading import Loaded, load
 from qcaps.reports.evaluation import ClassScore, Evaluation, accuracy_promises, evaluation_lines
 from qcaps.reports.promises import broken_lines
 from qcaps.verbs.chosen_data import chosen_data
+from qcaps.verbs.ensemble import EnsembleScore, check_ensemble, ensemble_line, score_together
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.outcome import Outcome
 from qcaps.verbs.predictions import Predicted, scores_seen, write_predictions
@@ -68,10 +69,13 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
     packed = next((file.path for file in loaded if file.artifact is not None), None)
     if config.fast and packed is not None:
         raise UsageError("an artifact has no fast form", where=str(packed), do="leave --fast out")
+    if config.ensemble:
+        check_ensemble(loaded)
     data = [chosen_data(file, config.dataset, data_dir=config.data_dir, where=str(file.path)) for file in loaded]
     with stoppable() as stop:
         predicted: list[Predicted] = []
         entries = [_evaluation(*pair, config, on_progress, stop, predicted) for pair in zip(loaded, data, strict=True)]
+        together = _together(loaded, data, config, on_progress, stop) if config.ensemble else None
     files = () if config.predictions is None else (config.predictions,)
     for path in files:
         write_predictions(path, predicted)
@@ -80,10 +84,12 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
     document = {
         "schema": "qcaps.eval/1",
         "files": [dataclasses.asdict(entry) for entry in entries],
+        "ensemble": None if together is None else dataclasses.asdict(together),
         "promises": [dataclasses.asdict(promise) for promise in promises],
         "run": {"latency": [[dataclasses.asdict(one) for one in each] for each in timed]},
     }
     lines = [line for pair in zip(entries, timed, strict=True) for line in evaluation_lines(*pair)]
+    lines += [] if together is None else [ensemble_line(together)]
     kept = all(promise.kept for promise in promises)
     return Outcome(0 if kept else 1, files, document, (*lines, *broken_lines(promises)))
 
@@ -135,6 +141,19 @@ def _evaluation(
         weight_bytes=weight_bytes,
         file_bytes=file.file_bytes,
     )
+
+
+def _together(
+    loaded: Sequence[Loaded],
+    data: Sequence[DataSpec],
+    config: EvaluateConfig,
+    on_progress: OnProgress,
+    stop: Callable[[], bool],
+) -> EnsembleScore:
+    """Evaluate all files as one."""
+    images = [load_split(spec, config.split, data_dir=config.data_dir) for spec in data]
+    size, seed = config.test_batch_size, config.seed
+    return score_together(loaded, images, batch_size=size, seed=seed, on_progress=on_progress, stop=stop)
 
 
 def _candidate(file: Loaded, config: EvaluateConfig) -> Predict:

@@ -52,7 +52,7 @@ def pruned_checkpoint(
     options = job.source.record.get("options")
     record: dict[str, object] = {
         "options": options if isinstance(options, dict) else {},  # a further fine-tuning begins with them
-        "history": [dataclasses.asdict(epoch) for epoch in history],
+        "history": [epoch.row() for epoch in history],
         "best_epoch": best_epoch,
         "pruning": {
             "file": job.file,

@@ -1,22 +1,16 @@
-"""``qcaps train``: from images to a checkpoint."""
+"""``qcaps train``: from images to a checkpoint, or to several."""
 
 from __future__ import annotations
 
-import csv
-import dataclasses
-import io
-import time
+import functools
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 
-import qcaps
 from qcaps.artifacts.bundled import find_checkpoint
-from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from qcaps.artifacts.container import read_container, write_container
-from qcaps.artifacts.journal import content_key
-from qcaps.artifacts.writing import atomic_write
+from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint
 from qcaps.config import TrainConfig, configure
 from qcaps.config.model_numbers import model_numbers
 from qcaps.data.augment import augmentation
@@ -24,25 +18,21 @@ from qcaps.data.dataset import dataset
 from qcaps.data.load import load_split
 from qcaps.data.spec import DataSpec, data_spec
 from qcaps.data.statistics import with_preparation
-from qcaps.errors import StoppedError, UsageError
-from qcaps.models.network import CapsuleNetwork, parameter_count
-from qcaps.models.spec import ModelSpec, fitted_spec, initialised, spec_to_dict
+from qcaps.errors import UsageError
+from qcaps.models.network import parameter_count
+from qcaps.models.spec import ModelSpec, fitted_spec
 from qcaps.progress import OnProgress, silent
-from qcaps.training.beginning import backbone_numbers, begin
-from qcaps.training.devices import accelerator
-from qcaps.training.loop import train as run_training
-from qcaps.training.setting import State, Surroundings, Trained, TrainingData
-from qcaps.training.state import EpochRecord
-from qcaps.verbs.interruption import stoppable
-from qcaps.verbs.outcome import Outcome, make_folder
-
-RESUME = "qcaps.resume"
-# Options that change where and how fast, never what.
-NOT_IN_KEY = {"data_dir", "out", "fresh", "threads", "device", "test_batch_size"}
+from qcaps.reports.history import speed_facts
+from qcaps.training.beginning import backbone_numbers
+from qcaps.training.setting import TrainingData
+from qcaps.verbs.chosen_data import check_images
+from qcaps.verbs.outcome import Outcome
+from qcaps.verbs.train_repeatedly import train_repeatedly
+from qcaps.verbs.training_run import Finished, Subject, first_network, train_once
 
 
 def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
-    """Train a network and write ``checkpoint.pt`` and ``history.csv``.
+    """Train a network and write ``checkpoint.pt``, ``history.csv`` and ``history.json``.
 
     Parameters
     ----------
@@ -54,7 +44,7 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
     Returns
     -------
     Outcome
-        Its document holds the validation accuracy of the best epoch; the test images stay unseen.
+        Its document holds the validation accuracy of the best epoch, or of several runs; the test images stay unseen.
 
     Raises
     ------
@@ -62,8 +52,23 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
         If an option is wrong, or images are missing.
     StoppedError
         If interrupted; the same call continues.
+    DivergedError
+        If the loss is no longer a number; the best epoch before is written.
     """
     config = configure(TrainConfig, options)
+    subject = _subject(config)
+    out = config.out or Path("runs") / f"{config.model}-{config.dataset}-train"
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    first_network(subject, config)  # refuses what is wrong before anything is read or written
+    images = functools.cache(lambda: _images(subject, config))
+    if config.runs == 1:
+        return _outcome(train_once(subject, config, out, images, on_progress))
+    return train_repeatedly(subject, config, out, images, on_progress, _outcome)
+
+
+def _subject(config: TrainConfig) -> Subject:
+    """Gather what is trained."""
     images = dataset(config.dataset)
     data = with_preparation(
         data_spec(
@@ -74,26 +79,12 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
     )
     start, sha256 = (None, "") if config.init is None else read_checkpoint(find_checkpoint(config.init))
     spec = _spec(config, data, start)
-    out = config.out or Path("runs") / f"{config.model}-{config.dataset}-train"
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    network = initialised(spec, config.seed)
-    taken = begin(network, start, config.freeze)
-    key = content_key(spec_to_dict(spec), dataclasses.asdict(data), _plain_options(config), sha256, torch.__version__)
-    trained = _train(network, key, data, config, out, on_progress)
-    record = {
-        "options": _plain_options(config),
-        "history": [dataclasses.asdict(epoch) for epoch in trained.position.history],
-        "best_epoch": trained.position.best().epoch,
-        "taken_over": {"sha256": sha256, "stages": list(taken)} if taken else None,
-        "versions": {"qcaps": qcaps.__version__, "torch": torch.__version__},
-    }
-    checkpoint = Checkpoint(spec, trained.tensors, data, record)
-    path, table = out / "checkpoint.pt", out / "history.csv"
-    sha256 = write_checkpoint(path, checkpoint)
-    atomic_write(table, _history_csv(trained.position.history))
-    (out / "resume.pt").unlink(missing_ok=True)
-    return _outcome(checkpoint, config.dataset, trained.position.best(), (path, table), sha256)
+    also = []
+    for name in config.also_evaluate:
+        other = data_spec(name, preparation=data.preparation, split_seed=config.split_seed)
+        check_images(spec, other, where="--also-evaluate")
+        also.append(other)
+    return Subject(spec, data, tuple(also), start, sha256)
 
 
 def _spec(config: TrainConfig, data: DataSpec, start: Checkpoint | None) -> ModelSpec:
@@ -107,84 +98,51 @@ def _spec(config: TrainConfig, data: DataSpec, start: Checkpoint | None) -> Mode
     return fitted_spec(config.model, data.image, data.classes, {"decoder": decoder, **numbers})
 
 
-def _train(
-    network: CapsuleNetwork, key: str, data: DataSpec, config: TrainConfig, out: Path, on_progress: OnProgress
-) -> Trained:
-    """Run the loop, from the resume file if there is one with the same key."""
-    resume_file = out / "resume.pt"
-    make_folder(out)
-    resume = None if config.fresh else _read_resume(resume_file, key)
-    images = TrainingData(
+def _images(subject: Subject, config: TrainConfig) -> TrainingData:
+    """Read all images of a training; the test images stay unseen."""
+    data = subject.data
+    return TrainingData(
         train=load_split(data, "train", data_dir=config.data_dir),
         validation=load_split(data, "validation", data_dir=config.data_dir),
         augment=augmentation(data.augmentation),
+        also={other.dataset: load_split(other, "validation", data_dir=config.data_dir) for other in subject.also},
     )
-    place = accelerator(config.device, config.mixed_precision)
-
-    def save(state: State) -> None:
-        header, tensors = state
-        if place.is_main_process:
-            write_container(resume_file, {"schema": f"{RESUME}/1", "key": key, **header}, tensors)
-
-    with stoppable() as stop:
-        surroundings = Surroundings(time.monotonic, on_progress, save, stop)
-        try:
-            return run_training(network.to(place.device), images, config, place, surroundings, resume=resume)
-        except StoppedError as error:
-            raise StoppedError(error.what, where=str(out), do="the same command continues") from error
 
 
-def _read_resume(path: Path, key: str) -> State | None:
-    """Read the state of an interrupted run with the same options."""
-    if not path.exists():
-        return None
-    container = read_container(path, schema=RESUME)
-    if container.header.get("key") != key:
-        raise UsageError(
-            "an interrupted run with other options lies in the output folder",
-            where=str(path),
-            do="repeat its options to continue it, choose another --out, or discard it with --fresh",
-        )
-    return dict(container.header), dict(container.tensors)
-
-
-def _plain_options(config: TrainConfig) -> dict[str, object]:
-    options = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_KEY}
-    return options | {
-        "model_arg": list(config.model_arg),
-        "freeze": list(config.freeze),
-        "init": None if config.init is None else config.init.name,
-    }
-
-
-def _history_csv(history: list[EpochRecord]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, [f.name for f in dataclasses.fields(EpochRecord)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(dataclasses.asdict(epoch) for epoch in history)
-    return text.getvalue().encode()
-
-
-def _outcome(
-    checkpoint: Checkpoint, dataset_name: str, best: EpochRecord, files: tuple[Path, Path], sha256: str
-) -> Outcome:
-    accuracy = best.validation_correct / best.validation_images
-    document: Mapping[str, object] = {
+def _outcome(finished: Finished) -> Outcome:
+    """Tell how one training ended."""
+    checkpoint = finished.checkpoint
+    record, model = checkpoint.record, checkpoint.model.architecture
+    history = cast("list[Mapping[str, int | float]]", record["history"])
+    best = history[cast("int", record["best_epoch"]) - 1]
+    scores = {name.removesuffix("_correct"): _score(best, name) for name in best if name.endswith("_correct")}
+    own = scores.pop("validation")
+    dataset_name = checkpoint.data.dataset if checkpoint.data else ""
+    document: dict[str, object] = {
         "schema": "qcaps.train/1",
-        "checkpoint": str(files[0]),
-        "sha256": sha256,
-        "model": checkpoint.model.architecture,
+        "checkpoint": str(finished.files[0]),
+        "sha256": finished.sha256,
+        "model": model,
         "dataset": dataset_name,
         "parameters": parameter_count(checkpoint.network()),
-        "best_epoch": best.epoch,
-        "validation": {
-            "correct": best.validation_correct,
-            "images": best.validation_images,
-            "accuracy": accuracy,
-        },
+        "epochs": len(history),
+        "best_epoch": best["epoch"],
+        "validation": own,
+        "also": scores,
     }
-    line = (
-        f"{checkpoint.model.architecture} on {dataset_name}: validation accuracy {100 * accuracy:.2f} % "
-        f"({best.validation_correct} of {best.validation_images}) in epoch {best.epoch}"
-    )
-    return Outcome(0, files, document, (line,))
+    lines = [f"{model} on {dataset_name}: validation accuracy {_told(own)} in epoch {best['epoch']}"]
+    lines += [f"  {name}: validation accuracy {_told(score)}" for name, score in scores.items()]
+    if finished.timing is not None:
+        document["run"] = facts = speed_facts(finished.timing)
+        speed = f"{facts['images_per_second']:,.0f} images/s"
+        lines.append(f"  {speed} while training, {100 * facts['waiting']:.1f} % of the time waiting for images")
+    return Outcome(0, finished.files, document, tuple(lines))
+
+
+def _score(row: Mapping[str, int | float], column: str) -> dict[str, int | float]:
+    correct, images = row[column], row[column.replace("_correct", "_images")]
+    return {"correct": correct, "images": images, "accuracy": correct / images}
+
+
+def _told(score: Mapping[str, int | float]) -> str:
+    return f"{100 * score['accuracy']:.2f} % ({score['correct']} of {score['images']})"

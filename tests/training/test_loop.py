@@ -8,7 +8,7 @@ import pytest
 import torch
 from toys import FOLDED, NORMED, toy_images
 
-import qcaps.training.run
+import qcaps.training.epoch_end
 import qcaps.training.step_losses
 from qcaps.artifacts.container import read_container, write_container
 from qcaps.capsules.losses import HARD_MARGINS, NORMAL_MARGINS, margin_loss
@@ -147,10 +147,14 @@ def test_the_state_is_saved_every_minute_within_an_epoch():
 
 
 def test_a_save_starts_the_minute_anew():
-    # The clock is read at the start, after each step, and at each save.
-    readings = iter([0.0, 61.0, 61.0, 100.0, 121.0, 121.0])
-    saved = []
-    run(dataclasses.replace(CONFIG, epochs=1), save=saved.append, clock=lambda: next(readings))
+    # The steps end after 61, 100 and 121 seconds; after the first save the next is due at 122.
+    now, ends, saved = [0.0], iter([61.0, 100.0, 121.0]), []
+
+    def pass_time(step):
+        if step.phase.startswith("epoch"):
+            now[0] = next(ends)
+
+    run(dataclasses.replace(CONFIG, epochs=1), save=saved.append, clock=lambda: now[0], on_progress=pass_time)
     assert [(h["position"]["epoch"], h["position"]["step"]) for h, _ in saved] == [(0, 1), (1, 0)]
 
 
@@ -250,7 +254,7 @@ def scripted(monkeypatch, *corrects: int) -> None:
         correct = next(script)
         return Measurement(torch.tensor([1] * correct + [0] * (10 - correct)), torch.ones(10, dtype=torch.int64))
 
-    monkeypatch.setattr(qcaps.training.run, "measure", measure)
+    monkeypatch.setattr(qcaps.training.epoch_end, "measure", measure)
 
 
 @pytest.mark.parametrize(("corrects", "best"), [((5, 9, 2), 1), ((5, 9, 9), 1), ((1, 2, 3), 2), ((0, 0, 0), 0)])
