@@ -177,7 +177,14 @@ def test_the_sum_weighted_as_by_sabour_equals_the_mean_weighted_as_by_efficient_
     generator = torch.Generator().manual_seed(2)
     images, drawn = torch.rand(2, 3, 1, 28, 28, generator=generator)
     mean = torch.nn.functional.mse_loss(drawn, images)
+    torch.testing.assert_close(reconstruction_loss(drawn, images, "mse").mean(), mean)
     torch.testing.assert_close(0.0005 * reconstruction_loss(drawn, images).mean(), 0.392 * mean)
+
+
+def test_absolute_errors_are_summed_over_each_image():
+    images = torch.tensor([[[[0.0, 1.0]]], [[[0.5, 0.25]]]])
+    drawn = torch.tensor([[[[0.5, 0.75]]], [[[0.0, 1.0]]]])
+    assert reconstruction_loss(drawn, images, "l1").tolist() == [0.75, 1.25]
 
 
 def test_the_reconstruction_loss_of_half_precision_is_computed_in_single():

@@ -25,10 +25,11 @@ NETWORKS = {"none": initialised(PLAIN, 3), "fc": initialised(DRAWING, 3)}
 # 6 images in batches of 4: two steps an epoch, the last one of two images.
 STEPS = 4
 DATA = TrainingData(toy_images(PLAIN, 6, split="train"), toy_images(PLAIN, 6, seed=1), shift_augmentation)
-OPTIMIZERS = {
-    name: {"optimizer": name}
-    for name in "adam adamw sgd adadelta adagrad adafactor adamax asgd nadam radam rmsprop rprop".split()
-}
+NAMES = (
+    *("adam", "adamw", "sgd", "adadelta", "adagrad", "adafactor"),
+    *("adamax", "asgd", "nadam", "radam", "rmsprop", "rprop"),
+)
+OPTIMIZERS = {name: {"optimizer": name} for name in NAMES}
 OPTION_SETS = OPTIMIZERS | {
     "sgd without momentum": {"optimizer": "sgd", "momentum": 0.0},
     "nesterov": {"optimizer": "sgd", "momentum": 0.8, "nesterov": True, "weight_decay": 0.01},

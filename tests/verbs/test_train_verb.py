@@ -28,6 +28,7 @@ TINY = {
     "decoder": "none",
     "model_arg": ["conv_channels=[4, 4, 4, 16]", "norm_momentum=0.1", "squash_eps=1e-12"],
     "device": "cpu",
+    "reproducible": True,
 }
 WORDS = (
     *("train", "--dataset", "digits", "--lr", "0.005", "--batch-size", "100", "--decoder", "none", "--device", "cpu"),
@@ -51,7 +52,7 @@ def interrupt():
 def test_training_writes_a_checkpoint_and_its_history_and_nothing_else(trained):
     names = [file.name for file in trained.files]
     assert trained.exit_code == 0
-    assert names == ["checkpoint.pt", "history.csv"]
+    assert names == ["checkpoint.pt", "history.csv", "history.json"]
     assert sorted(os.listdir(trained.files[0].parent)) == names
 
 
