@@ -24,13 +24,9 @@ from qcaps.training.setting import Lesson, State, Surroundings, Trained, Trainin
 
 # What a network was trained with that still holds when it is fine-tuned.
 RECIPE = (
-    "batch_size",
-    "freeze",
-    "lr",
-    "hard_training",
-    "mixed_precision",
-    "reconstruction_share",
-    "regularization_scale",
+    *("batch_size", "clip_norm", "freeze", "hard_training", "lr", "mask", "mixed_precision"),
+    *("momentum", "nesterov", "optimizer", "optimizer_arg", "weight_decay"),
+    *("reconstruction", "reconstruction_share", "regularization_scale"),
 )
 SHARE_OF_RATE = 0.1
 
@@ -49,7 +45,7 @@ class FinetuneConfig:
     epochs
         Passes over the training images.
     lr
-        Learning rate of Adam at the start, which falls along half a cosine to 0; None for a tenth of the recipe's.
+        Learning rate at the start, which falls along half a cosine to 0; None for a tenth of the recipe's.
     distill
         What the unpruned network teaches beside the labels: its class ``scores``, by their divergence, or its class
         capsules, the ``poses``, by the sum of their squared differences.

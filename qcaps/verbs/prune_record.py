@@ -21,7 +21,8 @@ from qcaps.verbs.prune_workshop import Workshop
 CHECKPOINT = "checkpoint.pt"
 # Options of the training that a fine-tuning is, as far as they matter to one.
 TOLD = (
-    *("epochs", "batch_size", "lr", "schedule", "hard_training", "regularization_scale", "reconstruction_share"),
+    *("epochs", "batch_size", "lr", "schedule", "hard_training", "reconstruction", "regularization_scale"),
+    *("reconstruction_share", "mask", "optimizer", "optimizer_arg", "weight_decay", "momentum", "nesterov", "clip_norm"),
     *("mixed_precision", "freeze", "seed"),
 )
 
@@ -79,9 +80,7 @@ def finetuning_facts(job: Job) -> dict[str, object]:
     own = finetune_config(job)
     options = dataclasses.asdict(training_options(own))
     return {
-        **{name: list(options[name]) if name == "freeze" else options[name] for name in TOLD},
-        "optimizer": "Adam",
-        "weight_decay": 0.0,
+        **{name: list(options[name]) if isinstance(options[name], tuple) else options[name] for name in TOLD},
         "augmentation": job.data.augmentation if own.augment else "none",
         "distill": own.distill,
         "distill_weight": own.distill_weight,
