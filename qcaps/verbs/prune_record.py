@@ -22,7 +22,16 @@ CHECKPOINT = "checkpoint.pt"
 # Options of the training that a fine-tuning is, as far as they matter to one.
 TOLD = (
     *("epochs", "batch_size", "lr", "schedule", "hard_training", "reconstruction", "regularization_scale"),
-    *("reconstruction_share", "mask", "optimizer", "optimizer_arg", "weight_decay", "momentum", "nesterov", "clip_norm"),
+    *(
+        "reconstruction_share",
+        "mask",
+        "optimizer",
+        "optimizer_arg",
+        "weight_decay",
+        "momentum",
+        "nesterov",
+        "clip_norm",
+    ),
     *("mixed_precision", "freeze", "seed"),
 )
 

@@ -9,6 +9,7 @@ from shell import call
 import qcaps
 from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from qcaps.data.load import load_split
+from qcaps.data.preparation import Preparation
 from qcaps.data.spec import data_spec
 from qcaps.errors import UsageError
 from qcaps.models.spec import fitted_spec, initialised
@@ -93,6 +94,8 @@ def test_networks_of_different_losses_are_no_ensemble(tiny_checkpoint, tmp_path)
 
 def test_networks_that_see_different_images_are_no_ensemble(tiny_checkpoint, tmp_path):
     found, _ = read_checkpoint(tiny_checkpoint)
-    divided = Checkpoint(found.model, found.tensors, data_spec("digits", divisor=256), found.record)
+    divided = Checkpoint(
+        found.model, found.tensors, data_spec("digits", preparation=Preparation(divisor=256)), found.record
+    )
     write_checkpoint(tmp_path / "divided.pt", divided)
     assert "other images" in refused(tiny_checkpoint, tmp_path / "divided.pt").what
