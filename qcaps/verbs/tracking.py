@@ -25,7 +25,7 @@ def check_tracker(name: str) -> None:
     """
     present = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
     if name in present and not present[name]():
-        raise UsageError(f"the package {name} is not installed", where="--tracker", do=f"pip install {name}")
+        raise UsageError(f"the package {name} is not installed", where="--tracker", do=f"pip install 'qcaps[{name}]'")
 
 
 @contextmanager

@@ -28,7 +28,8 @@ from qcaps.training.setting import TrainingData
 from qcaps.verbs.chosen_data import check_images
 from qcaps.verbs.outcome import Outcome
 from qcaps.verbs.train_repeatedly import train_repeatedly
-from qcaps.verbs.training_run import Finished, Subject, first_network, train_once
+from qcaps.verbs.training_run import Finished, train_once
+from qcaps.verbs.training_subject import Subject
 
 
 def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
@@ -60,7 +61,6 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
     out = config.out or Path("runs") / f"{config.model}-{config.dataset}-train"
     if config.threads:
         torch.set_num_threads(config.threads)
-    first_network(subject, config)  # refuses what is wrong before anything is read or written
     images = functools.cache(lambda: _images(subject, config))
     if config.runs == 1:
         return _outcome(train_once(subject, config, out, images, on_progress))

@@ -15,7 +15,8 @@ from qcaps.progress import OnProgress, Step
 from qcaps.reports.documents import json_text
 from qcaps.training.setting import TrainingData
 from qcaps.verbs.outcome import Outcome
-from qcaps.verbs.training_run import Finished, Subject, finished_before, run_key, train_once
+from qcaps.verbs.training_run import Finished, finished_before, train_once
+from qcaps.verbs.training_subject import Subject, run_key
 
 
 def train_repeatedly(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -13,17 +12,13 @@ import torch
 import qcaps
 from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from qcaps.artifacts.container import read_container, write_container
-from qcaps.artifacts.journal import content_key
 from qcaps.artifacts.writing import atomic_write
 from qcaps.config import TrainConfig
-from qcaps.data.spec import DataSpec
 from qcaps.errors import ArtifactError, DivergedError, StoppedError, UsageError
 from qcaps.models.network import CapsuleNetwork
-from qcaps.models.spec import ModelSpec, initialised, spec_to_dict
 from qcaps.progress import OnProgress
 from qcaps.reports.history import history_csv, history_json
 from qcaps.reports.panel import panel_png
-from qcaps.training.beginning import begin
 from qcaps.training.devices import accelerator
 from qcaps.training.loop import train as run_training
 from qcaps.training.optimizers import optimizer
@@ -32,35 +27,10 @@ from qcaps.training.state import unpack_state
 from qcaps.training.timing import Timing, total
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.outcome import make_folder
-from qcaps.verbs.tracking import check_tracker, tracked
+from qcaps.verbs.tracking import tracked
+from qcaps.verbs.training_subject import Subject, first_network, plain_options, run_key
 
 RESUME = "qcaps.resume"
-# Options that change where, how fast and how loud, never what.
-NOT_IN_KEY = {
-    *("data_dir", "out", "fresh", "threads", "device", "test_batch_size"),
-    *("reconstructions_every", "reproducible", "runs", "tracker"),
-}
-
-
-@dataclass(frozen=True, eq=False)
-class Subject:
-    """What is trained, whatever the seed.
-
-    Parameters
-    ----------
-    spec
-        The network.
-    data, also
-        Its images, and further ones that are only scored.
-    start, start_sha256
-        The checkpoint to start from, or None and nothing.
-    """
-
-    spec: ModelSpec
-    data: DataSpec
-    also: tuple[DataSpec, ...]
-    start: Checkpoint | None
-    start_sha256: str
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,23 +49,6 @@ class Finished:
     sha256: str
     files: tuple[Path, ...]
     timing: Timing | None
-
-
-def first_network(subject: Subject, config: TrainConfig) -> tuple[CapsuleNetwork, tuple[str, ...]]:
-    """Make the network as it is before the first step, and name the stages taken from the checkpoint.
-
-    Raises
-    ------
-    UsageError
-        If something is wrong with the options that only the network can tell.
-    """
-    network = initialised(subject.spec, config.seed)
-    taken = begin(network, subject.start, config.freeze)
-    optimizer(config, network)
-    check_tracker(config.tracker)
-    if config.reconstructions_every and network.decoder is None:
-        raise UsageError("this network has no decoder", where="--reconstructions-every", do="name one with --decoder")
-    return network, taken
 
 
 def train_once(
@@ -160,24 +113,6 @@ def finished_before(out: Path, key: str) -> Finished | None:
     return Finished(checkpoint, sha256, files, None) if checkpoint.record.get("key") == key else None
 
 
-def run_key(subject: Subject, config: TrainConfig) -> str:
-    """Name a training by all that its result depends on."""
-    return content_key(
-        spec_to_dict(subject.spec),
-        [dataclasses.asdict(data) for data in (subject.data, *subject.also)],
-        plain_options(config),
-        subject.start_sha256,
-        torch.__version__,
-    )
-
-
-def plain_options(config: TrainConfig) -> dict[str, object]:
-    """Give the options that matter to the result, as plain data."""
-    options = {k: v for k, v in dataclasses.asdict(config).items() if k not in NOT_IN_KEY}
-    plain = {k: list(v) if isinstance(v, tuple) else v for k, v in options.items()}
-    return plain | {"init": None if config.init is None else config.init.name}
-
-
 def _train(
     network: CapsuleNetwork,
     key: str,
@@ -201,7 +136,8 @@ def _train(
             atomic_write(out / f"reconstructions-{end.record.epoch:04d}.png", picture)
 
     done = 0 if resume is None else _epochs_done(resume)
-    with stoppable() as stop, tracked(config.tracker, out, key=key, done=done, options=plain_options(config)) as track:
+    tracker = config.tracker if place.is_main_process else "none"
+    with stoppable() as stop, tracked(tracker, out, key=key, done=done, options=plain_options(config)) as track:
 
         def on_epoch(end: EpochEnd) -> None:
             draw(end)

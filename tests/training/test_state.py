@@ -66,6 +66,30 @@ def test_the_next_step_is_the_one_the_optimizer_would_have_made(written):
         assert torch.equal(resumed, expected)
 
 
+def test_the_scale_of_half_precision_gradients_survives():
+    scaler, other = (torch.amp.GradScaler("cpu", init_scale=scale) for scale in (1024.0, 2.0))
+    network, optimizer = network_and_optimizer()
+    state = pack_state(Position(), network, {}, optimizer, scaler)
+    unpack_state(*json.loads(json.dumps([state[0]])), state[1], network, optimizer, other, where="here")
+    assert other.get_scale() == 1024.0
+    assert other.state_dict() == scaler.state_dict()
+
+
+def test_numbers_that_an_optimizer_keeps_beside_its_tensors_survive():
+    network, optimizer = network_and_optimizer()
+    first, second = list(network.parameters())[:2]
+    optimizer.state[first] = {"step": 3, "share": 0.1 + 0.2, "buffer": None, "mean": torch.ones(4, 3)}
+    optimizer.state[second] = {}
+    header, tensors = pack_state(Position(), network, {}, optimizer)
+    other_network, other = network_and_optimizer()
+    unpack_state(json.loads(json.dumps(header)), tensors, other_network, other, where="here")
+    first, second = list(other_network.parameters())[:2]
+    found = other.state[first]
+    assert (found["step"], found["share"], found["buffer"]) == (3, 0.1 + 0.2, None)
+    assert found["mean"].equal(torch.ones(4, 3))
+    assert other.state[second] == {}
+
+
 def test_the_header_of_a_state_is_plain_json():
     network, optimizer = network_and_optimizer()
     header, _ = pack_state(Position(history=[FIRST]), network, {}, optimizer)
