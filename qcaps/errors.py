@@ -73,11 +73,14 @@ class Problem:
         Where in the recipe, for example ``steps[1].flops``; empty for the whole of it.
     message
         What is wrong, and what to do about it.
+    source
+        What is imported and has that line; nothing for the recipe itself.
     """
 
     line: int
     path: str
     message: str
+    source: str = ""
 
 
 class RecipeError(UsageError):
@@ -92,7 +95,7 @@ class RecipeError(UsageError):
     """
 
     def __init__(self, problems: Iterable[Problem], *, source: str) -> None:
-        self.problems = tuple(sorted(problems, key=lambda problem: problem.line))
+        self.problems = tuple(sorted(problems, key=lambda problem: (problem.source, problem.line)))
         count = len(self.problems)
         super().__init__(f"{count} problem{'s' if count > 1 else ''} in {source}", where=source)
 
@@ -101,7 +104,8 @@ class RecipeError(UsageError):
         lines = [f"{self.what}:"]
         for problem in self.problems:
             path = f", {problem.path}" if problem.path else ""
-            lines.append(f"  line {problem.line}{path}: {problem.message}")
+            place = f"{problem.source}, " if problem.source else ""
+            lines.append(f"  {place}line {problem.line}{path}: {problem.message}")
         return "\n".join(map(one_line, lines))
 
 

@@ -17,4 +17,7 @@ class RunConfig:
     out: Path | None = option(None, "Output folder (default: runs/<recipe>).")
     fresh: bool = option(False, "Start every step again, even one that was interrupted.")
     reproducible: bool = option(False, "Leave times and the machine out of the reports.")
-    dry_run: bool = option(False, "Check the recipe, print it with every default, and compute nothing.")
+    dry_run: bool = option(
+        False, "Check the recipe, print it with every default and what it will cost, and write nothing."
+    )
+    print_key: bool = option(False, "Print the key of the recipe and of the files it begins with, for a cache.")

@@ -10,6 +10,9 @@ from qcaps.errors import UsageError, quoted
 from qcaps.recipe.yaml_reader import Node, read_yaml
 from qcaps.registry import Entry, near_matches
 
+# Folder of what recipes import; nothing in it runs by itself.
+PARTS = "parts"
+
 
 def find_recipe(name: str) -> tuple[str, Path]:
     """Find a recipe by the name of a shipped one or by its path; give its short name and its file.
@@ -37,7 +40,21 @@ def shipped_recipes() -> list[Entry]:
     return [
         Entry(path.relative_to(folder).with_suffix("").as_posix(), _description(path), str(path))
         for path in sorted(folder.rglob("*.yaml"))
+        if PARTS not in path.relative_to(folder).parts
     ]
+
+
+def find_part(name: str, beside: Path) -> Path | None:
+    """Find what a recipe imports: a file beside it, else a part that ships; None if there is neither."""
+    shipped = bundled_folder("recipes") / PARTS
+    candidates = [place / file for place in (beside.parent, shipped) for file in (f"{name}.yaml", name)]
+    return next((path for path in candidates if os.path.isfile(path)), None)
+
+
+def shipped_parts() -> list[str]:
+    """List the parts that ship, for recipes to import."""
+    folder = bundled_folder("recipes") / PARTS
+    return [path.relative_to(folder).with_suffix("").as_posix() for path in sorted(folder.rglob("*.yaml"))]
 
 
 def _description(path: Path) -> str:

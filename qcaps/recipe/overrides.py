@@ -30,8 +30,13 @@ def override(root: Node, changes: tuple[str, ...]) -> Node:
             raise UsageError(
                 f"{quoted(change)} is not KEY=VALUE", do="write STEP.KEY=VALUE, for example train.epochs=3"
             )
-        _target(root, path)[path.rpartition(".")[2]] = _value(text, change)
+        set_value(root, path, _value(text, change))
     return root
+
+
+def set_value(root: Node, path: str, value: Node) -> None:
+    """Change one value of a recipe in place; see :func:`override`."""
+    _target(root, path)[path.rpartition(".")[2]] = value
 
 
 def _value(text: str, change: str) -> Node:

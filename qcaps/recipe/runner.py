@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import os
-from decimal import Decimal
+from collections.abc import Mapping
 from pathlib import Path
-from typing import cast
 
-import torch
-import yaml
-
-import qcaps
-from qcaps.artifacts.bundled import find_checkpoint
-from qcaps.artifacts.journal import content_key
 from qcaps.artifacts.writing import atomic_write
-from qcaps.config import RunConfig, configure, shell_name
-from qcaps.errors import UsageError
-from qcaps.progress import OnProgress, Step, silent
-from qcaps.recipe.lookup import find_recipe
-from qcaps.recipe.overrides import override
-from qcaps.recipe.schema import NOT_IN_STEPS, SCHEMA, VERBS, Recipe, StepPlan, check_recipe
-from qcaps.recipe.yaml_reader import read_yaml
-from qcaps.reports.documents import json_text
-from qcaps.verbs.evaluate import evaluate
+from qcaps.config import RunConfig, configure
+from qcaps.progress import OnProgress, silent
+from qcaps.recipe.chain import Chain
+from qcaps.recipe.foresight import check_names, check_promises, cost_lines, predicted_costs
+from qcaps.recipe.reading import ReadRecipe, read_recipe
+from qcaps.recipe.resolved import recipe_key, resolved
+from qcaps.recipe.schema import Recipe
+from qcaps.reports.ci import promises_of
+from qcaps.reports.variants import VariantRow, variant_row, variants_csv, variants_lines, variants_markdown
+from qcaps.verbs.junit import infeasible_told, write_junit
 from qcaps.verbs.outcome import Outcome, make_folder
-from qcaps.verbs.prune import prune
-from qcaps.verbs.quantize import quantize
-from qcaps.verbs.train import train
+
+SCHEMA = "qcaps.run/1"
+RESOLVED = "recipe.resolved.yaml"
 
 
 def run(recipe: str, *changes: str, on_progress: OnProgress = silent, **options: object) -> Outcome:
-    """Run every step of a recipe.
+    """Run every step of a recipe, or of every variant of its matrix.
 
     Parameters
     ----------
@@ -48,169 +40,89 @@ def run(recipe: str, *changes: str, on_progress: OnProgress = silent, **options:
     Returns
     -------
     Outcome
-        Exit code 1 if any step says 1. Each step writes into a folder of its name; ``recipe.resolved.yaml``
-        beside them reproduces the run.
+        Exit code 1 if any step says 1. Each step writes into a folder of its name, those that differ between variants
+        into one of the variant; ``recipe.resolved.yaml`` beside them reproduces the run.
 
     Raises
     ------
     RecipeError
         With all that is wrong with the recipe; nothing was computed.
-    UsageError, ArtifactError, InfeasibleError, StoppedError
+    InfeasibleError
+        If a budget is below what arithmetic allows; nothing was computed.
+    UsageError, ArtifactError, StoppedError
         From a step; later steps do not run.
     """
     config = configure(RunConfig, options)
-    name, path = find_recipe(recipe)
-    checked = check_recipe(override(read_yaml(path.read_bytes(), source=name), changes), source=name)
-    checked = _found_beside(path, checked)
-    resolved = _resolved(checked)
+    read = read_recipe(recipe, changes)
+    text = resolved(read.base, read.matrix)
+    document: dict[str, object] = {"schema": SCHEMA, "recipe": read.name}
+    if config.print_key:
+        key = recipe_key(text, read.base)
+        return Outcome(0, (), {**document, "key": key}, (key,))
+    check_names(read.variants.values(), source=read.name, data_dir=config.data_dir)
+    with infeasible_told(config.out):
+        for variant in read.variants.values():
+            check_promises(variant, config.data_dir)
     if config.dry_run:
-        return Outcome(0, (), {"schema": "qcaps.run/1", "recipe": name, "resolved": resolved}, (resolved,))
-    out = config.out or Path("runs") / name
+        costs = predicted_costs(read.variants, config)
+        told = [dataclasses.asdict(cost) for cost in costs]
+        return Outcome(0, (), {**document, "resolved": text, "cost": told}, (text, *cost_lines(costs)))
+    return _ran(read, text, document, config, on_progress)
+
+
+def _ran(
+    read: ReadRecipe, text: str, document: Mapping[str, object], config: RunConfig, on_progress: OnProgress
+) -> Outcome:
+    """Run the steps, and put their outcomes together."""
+    out = config.out or Path("runs") / read.name
     make_folder(out)
-    atomic_write(out / "recipe.resolved.yaml", resolved.encode())
-    chain = _Chain(config, out, on_progress, Path(checked.checkpoint) if checked.checkpoint else None)
-    outcomes = {step.name: chain.run(step) for step in checked.steps}
-    document = {
-        "schema": "qcaps.run/1",
-        "recipe": name,
-        "steps": [{"name": key, "exit_code": o.exit_code, "result": o.document} for key, o in outcomes.items()],
-    }
-    files = (out / "recipe.resolved.yaml", *(file for o in outcomes.values() for file in o.files))
+    atomic_write(out / RESOLVED, text.encode())
+    with infeasible_told(out):
+        outcomes, rows = _outcomes(read, config, out, on_progress)
+    steps = [{"name": name, "exit_code": o.exit_code, "result": o.document} for name, o in outcomes.items()]
+    document = {**document, "steps": steps}
+    written: list[Path] = []
+    if rows:
+        document = {**document, "variants": [dataclasses.asdict(row) for row in rows]}
+        written = [out / "report.md", out / "variants.csv"]
+        atomic_write(written[0], variants_markdown(read.name, rows).encode())
+        atomic_write(written[1], variants_csv(rows).encode())
+    if promises_of(document):
+        written.append(write_junit(out, document))
+    files = (out / RESOLVED, *written, *(file for o in outcomes.values() for file in o.files))
     lines = [f"{key}: {line}" if len(o.lines) == 1 else line for key, o in outcomes.items() for line in o.lines]
+    lines += variants_lines(rows)
     return Outcome(max(o.exit_code for o in outcomes.values()), files, document, tuple(lines))
 
 
-# Options in bytes, whose bare number would mean megabytes.
-SIZES = {"memory_budget", "activation_budget", "cache_memory"}
-# Options that pair a pattern with a number.
-PAIRS = {"pin", "cap", "at-least", "at_least"}
-# Steps whose result is a checkpoint for the next one.
-CHECKPOINT_MAKERS = {"train", "prune"}
-
-
-class _Chain:
-    """The steps under way: what one leaves, the next one takes."""
-
-    def __init__(self, config: RunConfig, out: Path, on_progress: OnProgress, checkpoint: Path | None) -> None:
-        self.config, self.out, self.on_progress = config, out, on_progress
-        self.checkpoint = checkpoint
-        self.artifacts: tuple[Path, ...] = ()
-
-    def run(self, step: StepPlan) -> Outcome:
-        """Run one step."""
-        folder = self.out / step.name
-
-        def listen(told: Step) -> None:
-            self.on_progress(dataclasses.replace(told, phase=f"{step.name}: {told.phase}"))
-
-        options = dict(step.options) | {"data_dir": self.config.data_dir, "threads": self.config.threads}
-        if step.verb != "eval":
-            options |= {"fresh": self.config.fresh, "out": folder}
-        if step.verb in CHECKPOINT_MAKERS:
-            return self._make_checkpoint(step, folder, options, listen)
-        if step.verb == "quantize":
-            options |= {"reproducible": self.config.reproducible}
-            outcome = quantize(self.checkpoint, on_progress=listen, **options)
-            self.artifacts = tuple(file for file in outcome.files if file.suffix == ".pt")
-            return outcome
-        if "predictions" in options:
-            options["predictions"] = folder / Path(str(options["predictions"])).name
-        subjects = (*([self.checkpoint] if self.checkpoint else []), *self.artifacts)
-        outcome = evaluate(*subjects, on_progress=listen, **options)
-        make_folder(folder)
-        file = folder / "evaluation.json"
-        document = {**outcome.document, "files": _named_from(self.out, outcome.document["files"])}
-        if self.config.reproducible:
-            del document["run"]
-        atomic_write(file, json_text(document).encode())
-        return dataclasses.replace(outcome, files=(file, *outcome.files))
-
-    def _make_checkpoint(self, step: StepPlan, folder: Path, options: dict[str, object], listen: OnProgress) -> Outcome:
-        """Train or prune the checkpoint of the step before, unless the very same step was finished here before."""
-        made, key_file = folder / "checkpoint.pt", folder / "step.key"
-        source = None if "init" in options else self.checkpoint
-        if source is not None or step.verb == "prune":
-            source = find_checkpoint(source)
-        spelled_out = _plain(dataclasses.asdict(configure(VERBS[step.verb], step.options)))
-        key = content_key(
-            spelled_out, _sha256(source), _sha256(options.get("strategy")), qcaps.__version__, torch.__version__
+def _outcomes(
+    read: ReadRecipe, config: RunConfig, out: Path, on_progress: OnProgress
+) -> tuple[dict[str, Outcome], list[VariantRow]]:
+    """Run what all variants begin with once, and then the rest of each in a folder of its own."""
+    recipes = list(read.variants.values())
+    shared = _shared_steps(recipes)
+    start = recipes[0].checkpoint
+    chain = Chain(config, out, on_progress, Path(start) if start else None)
+    outcomes = {step.name: chain.run(step) for step in recipes[0].steps[:shared]}
+    rows, before = [], None
+    for name, variant in read.variants.items():
+        if not name:
+            break
+        own = chain.branch(out / name, None if config.fresh else before)
+        if not shared and variant.checkpoint:
+            own.checkpoint = Path(variant.checkpoint)
+        found = {step.name: own.run(step) for step in variant.steps[shared:]}
+        outcomes |= {f"{name}/{step}": outcome for step, outcome in found.items()}
+        rows.append(
+            variant_row(name, [outcome.document for outcome in found.values()], [*found.values()][-1].exit_code)
         )
-        finished = key_file.is_file() and key_file.read_text() == key and made.is_file()
-        self.checkpoint = made
-        if finished and not self.config.fresh:
-            line = f"{made} was finished before; --fresh {step.verb}s again"
-            return Outcome(0, (made,), {"schema": f"qcaps.{step.verb}/1", "checkpoint": str(made)}, (line,))
-        key_file.unlink(missing_ok=True)
-        if step.verb == "prune":
-            outcome = prune(source, on_progress=listen, reproducible=self.config.reproducible, **options)
-        else:
-            options |= {"reproducible": self.config.reproducible}
-            outcome = train(on_progress=listen, **options | ({} if source is None else {"init": source}))
-        if outcome.exit_code == 0:
-            atomic_write(key_file, key.encode())
-        return outcome
+        before = out / name
+    return outcomes, rows
 
 
-def _named_from(folder: Path, evaluated: object) -> list[dict[str, object]]:
-    """Name evaluated files as seen from the output folder, so that two folders hold the same bytes."""
-    entries = cast("list[dict[str, object]]", evaluated)
-    return [{**entry, "file": str(entry["file"]).removeprefix(f"{folder}{os.sep}")} for entry in entries]
-
-
-def _found_beside(recipe: Path, checked: Recipe) -> Recipe:
-    """Take the checkpoint and the strategies that lie beside a recipe."""
-    steps = tuple(
-        dataclasses.replace(step, options={**step.options, "strategy": _beside(recipe, str(step.options["strategy"]))})
-        if "strategy" in step.options
-        else step
-        for step in checked.steps
-    )
-    checkpoint = None if checked.checkpoint is None else _beside(recipe, checked.checkpoint)
-    return dataclasses.replace(checked, checkpoint=checkpoint, steps=steps)
-
-
-def _beside(recipe: Path, name: str) -> str:
-    """Take the file that lies beside a recipe, else leave the name."""
-    return str((recipe.parent / name).resolve()) if os.path.isfile(recipe.parent / name) else name
-
-
-def _sha256(file: object) -> str:
-    """Identify a file by its content; one that is missing is refused by the step itself."""
-    found = file is not None and os.path.isfile(str(file))
-    return hashlib.sha256(Path(str(file)).read_bytes()).hexdigest() if found else ""
-
-
-def _resolved(recipe: Recipe) -> str:
-    """Spell out a recipe with every default."""
-    steps = []
-    for step in recipe.steps:
-        config = configure(VERBS[step.verb], step.options)
-        values = {
-            shell_name(f.name): getattr(config, f.name)
-            for f in dataclasses.fields(config)
-            if f.name not in NOT_IN_STEPS and getattr(config, f.name) is not None
-        }
-        steps.append({"step": step.verb, "name": step.name, **_plain(values)})
-    top: dict[str, object] = {"schema": SCHEMA, "description": recipe.description, "steps": steps}
-    if recipe.checkpoint:
-        top["model"] = {"checkpoint": recipe.checkpoint}
-    return yaml.safe_dump(top, sort_keys=False, allow_unicode=True, width=100)
-
-
-def _plain(options: object) -> dict[str, object]:
-    """Turn option values into what YAML and JSON can say."""
-    if not isinstance(options, dict):
-        raise UsageError("options are not a mapping")
-    found: dict[str, object] = {}
-    for key, value in options.items():
-        if isinstance(value, Decimal):
-            found[key] = str(value)
-        elif key.replace("-", "_") in SIZES and isinstance(value, int):
-            found[key] = f"{value}B"
-        elif key in PAIRS and isinstance(value, tuple):
-            found[key] = [f"{pattern}={number}" for pattern, number in value]
-        elif isinstance(value, Path):
-            found[key] = str(value)
-        else:
-            found[key] = list(value) if isinstance(value, tuple) else value
-    return found
+def _shared_steps(recipes: list[Recipe]) -> int:
+    """Count the steps that all variants begin with; of a single recipe all of them."""
+    if len({recipe.checkpoint for recipe in recipes}) > 1:
+        return 0
+    together = list(zip(*(recipe.steps for recipe in recipes), strict=True))
+    return next((i for i, steps in enumerate(together) if any(step != steps[0] for step in steps)), len(together))

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from qcaps.config import EvaluateConfig, PruneConfig, QuantizeConfig, TrainConfig, configure, shell_name
 from qcaps.errors import Problem, RecipeError, UsageError, quoted
@@ -19,7 +19,7 @@ VERBS: Mapping[str, type[StepConfig]] = {
     "quantize": QuantizeConfig,
     "eval": EvaluateConfig,
 }
-KEYS = ("schema", "description", "seed", "model", "steps", "promises")
+KEYS = ("schema", "description", "imports", "seed", "model", "steps", "promises", "matrix")
 # Set by the runner for the whole recipe, never in a step; and each step takes the one checkpoint of the step before.
 NOT_IN_STEPS = {"out", "fresh", "threads", "data_dir", "reproducible", "runs"}
 PROMISES = ("accuracy-tolerance", "tolerance-kind", "memory-budget", "budget-on")
@@ -27,11 +27,26 @@ PROMISES = ("accuracy-tolerance", "tolerance-kind", "memory-budget", "budget-on"
 
 @dataclass(frozen=True)
 class StepPlan:
-    """One step: the verb, a name of its own, and the options given, as typed."""
+    """One step: the verb, a name of its own, the options given, as typed, and where they stand.
+
+    Parameters
+    ----------
+    places
+        Option → its node; beside them the step itself, under nothing.
+    path
+        Where the step is in the recipe.
+    """
 
     verb: str
     name: str
     options: Mapping[str, object]
+    places: Mapping[str, Node] = field(default_factory=dict, compare=False)
+    path: str = field(default="", compare=False)
+
+    def problem(self, option: str, message: str) -> Problem:
+        """Say what is wrong with an option, at its line."""
+        node = self.places.get(option) or self.places[""]
+        return Problem(node.line, f"{self.path}.{option}" if option else self.path, message, node.source)
 
 
 @dataclass(frozen=True)
@@ -53,8 +68,15 @@ class Recipe:
     steps: tuple[StepPlan, ...]
 
 
-def check_recipe(root: Node, *, source: str) -> Recipe:
+def check_recipe(root: Node, *, source: str, problems: Sequence[Problem] = ()) -> Recipe:
     """Check a recipe.
+
+    Parameters
+    ----------
+    root, source
+        The recipe, and what it is called in the error.
+    problems
+        What is already known to be wrong with it.
 
     Raises
     ------
@@ -64,8 +86,8 @@ def check_recipe(root: Node, *, source: str) -> Recipe:
     """
     checker = _Checker()
     recipe = checker.recipe(root)
-    if checker.problems or recipe is None:
-        raise RecipeError(checker.problems, source=source)
+    if problems or checker.problems or recipe is None:
+        raise RecipeError([*problems, *checker.problems], source=source)
     return recipe
 
 
@@ -149,7 +171,7 @@ class _Checker:
         name = str(node.value["name"].value) if "name" in node.value else verb
         if not name.replace("-", "").replace("_", "").isalnum():
             self._note(node, f"{path}.name", "must be letters, digits, - and _")
-        return StepPlan(verb, name, {k: plain(v) for k, v in given.items()})
+        return StepPlan(verb, name, {k: plain(v) for k, v in given.items()}, {**given, "": node}, path)
 
     def _known_keys(self, mapping: dict[str, Node], known: tuple[str, ...], path: str) -> None:
         for key, node in mapping.items():
@@ -158,4 +180,4 @@ class _Checker:
                 self._note(node, f"{path}{key}", f"unknown key; {close}known are {', '.join(known)}")
 
     def _note(self, node: Node, path: str, message: str) -> None:
-        self.problems.append(Problem(node.line, path, message))
+        self.problems.append(Problem(node.line, path, message, node.source))

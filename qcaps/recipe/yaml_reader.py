@@ -26,11 +26,22 @@ class Node:
         Mappings and lists hold nodes.
     line, column
         Counted from 1. The start of the value, or of its key if it stands in a mapping.
+    source
+        What an imported text is called; nothing for the text itself.
     """
 
     value: dict[str, Node] | list[Node] | str | int | float | bool | None
     line: int
     column: int
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Problems met while reading: values that cannot be used, and keys that can, once."""
+
+    forbidden: list[Problem]
+    keys: list[Problem]
 
 
 def read_yaml(text: bytes, *, source: str) -> Node:
@@ -60,17 +71,31 @@ def read_yaml(text: bytes, *, source: str) -> Node:
     ``0.2`` or ``1e-3`` are read as such. All else is text, unlike in YAML 1.1: ``no``, ``off``, ``010``,
     ``0x1F``, ``1_000``, ``12:30:00``, ``2020-01-01``, ``.inf``.
     """
-    problems: list[Problem] = []
+    root, problems = read_with_problems(text, source=source)
+    if problems:
+        raise RecipeError(problems, source=source)
+    return root
+
+
+def read_with_problems(text: bytes, *, source: str) -> tuple[Node, list[Problem]]:
+    """Read as :func:`read_yaml` does, and give keys that are wrong beside what could be read.
+
+    Raises
+    ------
+    RecipeError
+        With every other problem.
+    """
+    found = _Found([], [])
     root = Node(None, 1, 1)
     try:
         events = _events(_decode(text))
         for event in events:  # one at most; asking for more finds what follows it
-            root = _read(event, events, "", problems)
+            root = _read(event, events, "", found)
     except _UnreadableError as error:
-        problems.append(error.problem)
-    if problems:
-        raise RecipeError(problems, source=source)
-    return root
+        found.forbidden.append(error.problem)
+    if found.forbidden:
+        raise RecipeError([*found.forbidden, *found.keys], source=source)
+    return root, found.keys
 
 
 def plain(node: Node) -> object:
@@ -136,14 +161,14 @@ def _events(text: str) -> Iterator[yaml.Event]:
         raise _UnreadableError(line, "this is not YAML: a number is out of range") from error
 
 
-def _read(event: yaml.Event, events: Iterator[yaml.Event], path: str, problems: list[Problem]) -> Node:
+def _read(event: yaml.Event, events: Iterator[yaml.Event], path: str, found: _Found) -> Node:
     """Build the node that starts with `event`, taking the rest of it from `events`."""
     line, column = _place(event)
-    problems.extend(Problem(line, path, message) for message in _forbidden(event))
+    found.forbidden.extend(Problem(line, path, message) for message in _forbidden(event))
     if isinstance(event, yaml.MappingStartEvent):
-        return Node(_read_mapping(events, path, problems), line, column)
+        return Node(_read_mapping(events, path, found), line, column)
     if isinstance(event, yaml.SequenceStartEvent):
-        return Node(_read_list(events, path, problems), line, column)
+        return Node(_read_list(events, path, found), line, column)
     return Node(_resolve(event) if isinstance(event, yaml.ScalarEvent) else None, line, column)
 
 
@@ -169,28 +194,28 @@ def _forbidden(event: yaml.Event) -> Iterator[str]:
 _HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-def _read_mapping(events: Iterator[yaml.Event], path: str, problems: list[Problem]) -> dict[str, Node]:
+def _read_mapping(events: Iterator[yaml.Event], path: str, found: _Found) -> dict[str, Node]:
     """Read keys and values up to the end of a mapping."""
     entries: dict[str, Node] = {}
     while not isinstance(event := next(events), yaml.MappingEndEvent):
-        key = _read(event, events, path, problems)
+        key = _read(event, events, path, found)
         name: str = getattr(event, "value", "…")
         child = f"{path}.{shortened(name)}" if path else shortened(name)
         if not isinstance(key.value, str):
-            problems.append(Problem(key.line, path, f"key {quoted(name)} is not text; quote it"))
+            found.keys.append(Problem(key.line, path, f"key {quoted(name)} is not text; quote it"))
         elif name in entries:
             first = entries[name].line
-            problems.append(Problem(key.line, child, f"key {quoted(name)} is already given on line {first}"))
-        value = _read(next(events), events, child, problems)
+            found.keys.append(Problem(key.line, child, f"key {quoted(name)} is already given on line {first}"))
+        value = _read(next(events), events, child, found)
         entries.setdefault(name, Node(value.value, key.line, key.column))
     return entries
 
 
-def _read_list(events: Iterator[yaml.Event], path: str, problems: list[Problem]) -> list[Node]:
+def _read_list(events: Iterator[yaml.Event], path: str, found: _Found) -> list[Node]:
     """Read values up to the end of a list."""
     items: list[Node] = []
     while not isinstance(event := next(events), yaml.SequenceEndEvent):
-        items.append(_read(event, events, f"{path}[{len(items)}]", problems))
+        items.append(_read(event, events, f"{path}[{len(items)}]", found))
     return items
 
 

@@ -82,6 +82,16 @@ def make_job(path: Path, config: PruneConfig) -> Job:
     recipe_of(source.record)  # refuses a record that makes no sense
     data = chosen_data(source, config.dataset, data_dir=config.data_dir, where=str(path))
     costs = cost_model(source.model, config.counting)
+    given = () if config.strategy is None else (read_strategy(config.strategy, costs),)
+    targets, budgets, rules = planned(config, costs)
+    if not targets and not given:
+        raise UsageError("nothing says how small the network should be", do="name a target, --flops 0.5 for example")
+    check_reachable(budgets, rules)
+    return Job(source, path.name, sha256, first, data, config, costs, rules, targets, budgets, given)
+
+
+def planned(config: PruneConfig, costs: CostModel) -> tuple[tuple[Target, ...], tuple[Budget, ...], WidthRules]:
+    """Give what is to be kept, what has to hold for that but for a latency, and how far units may be cut."""
     asked: dict[TargetKind, float | None] = {
         "flops": config.flops,
         "params": config.params,
@@ -89,14 +99,9 @@ def make_job(path: Path, config: PruneConfig) -> Job:
         "capsules": config.capsules,
     }
     targets = tuple(Target(kind, kept) for kind, kept in asked.items() if kept is not None)
-    given = () if config.strategy is None else (read_strategy(config.strategy, costs),)
-    if not targets and not given:
-        raise UsageError("nothing says how small the network should be", do="name a target, --flops 0.5 for example")
     budgets = tuple(budget(target, costs) for target in targets if target.kind != "latency")
     names = cut_names(budgets, costs) if config.latency is None else tuple(costs.units)
-    rules = _rules(config, costs, names, usual_cap(min((target.kept for target in targets), default=1.0)))
-    check_reachable(budgets, rules)
-    return Job(source, path.name, sha256, first, data, config, costs, rules, targets, budgets, given)
+    return targets, budgets, _rules(config, costs, names, usual_cap(min((t.kept for t in targets), default=1.0)))
 
 
 def read_strategy(path: Path, costs: CostModel) -> Widths:

@@ -69,16 +69,9 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
 
 def _subject(config: TrainConfig) -> Subject:
     """Gather what is trained."""
-    images = dataset(config.dataset)
-    data = with_preparation(
-        data_spec(
-            config.dataset, augmentation=config.augmentation or images.augmentation, split_seed=config.split_seed
-        ),
-        config.preparation or images.preparation,
-        data_dir=config.data_dir,
-    )
+    data = training_data(config)
     start, sha256 = (None, "") if config.init is None else read_checkpoint(find_checkpoint(config.init))
-    spec = _spec(config, data, start)
+    spec = training_spec(config, data, None if start is None else start.model)
     also = []
     for name in config.also_evaluate:
         other = data_spec(name, preparation=data.preparation, split_seed=config.split_seed)
@@ -87,9 +80,21 @@ def _subject(config: TrainConfig) -> Subject:
     return Subject(spec, data, tuple(also), start, sha256)
 
 
-def _spec(config: TrainConfig, data: DataSpec, start: Checkpoint | None) -> ModelSpec:
+def training_data(config: TrainConfig) -> DataSpec:
+    """Describe the images to train on, and how they are prepared and augmented."""
+    images = dataset(config.dataset)
+    return with_preparation(
+        data_spec(
+            config.dataset, augmentation=config.augmentation or images.augmentation, split_seed=config.split_seed
+        ),
+        config.preparation or images.preparation,
+        data_dir=config.data_dir,
+    )
+
+
+def training_spec(config: TrainConfig, data: DataSpec, start: ModelSpec | None) -> ModelSpec:
     """Make the spec of the network to train, with the widths of the backbone to start from."""
-    numbers = {} if start is None else backbone_numbers(config.model, start.model)
+    numbers = {} if start is None else backbone_numbers(config.model, start)
     numbers |= model_numbers(config.model_arg)
     if config.decoder is not None and numbers.get("decoder", config.decoder) != config.decoder:
         raise UsageError("--decoder names another decoder", where="--model-arg", do="leave one of them out")

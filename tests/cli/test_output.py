@@ -56,8 +56,8 @@ def test_every_problem_of_a_recipe_has_a_line(capsys):
     out, err = capsys.readouterr()
     assert err == "error: 2 problems in r:\n  line 3: is odd\n  line 9, b: is wrong really\n"
     assert json.loads(out)["problems"] == [
-        {"line": 3, "path": "", "message": "is odd"},
-        {"line": 9, "path": "b", "message": "is wrong\nreally"},
+        {"line": 3, "path": "", "message": "is odd", "source": ""},
+        {"line": 9, "path": "b", "message": "is wrong\nreally", "source": ""},
     ]
 
 

@@ -8,7 +8,7 @@ import yaml
 from few_digits import few_digits
 
 import qcaps
-import qcaps.recipe.runner
+import qcaps.recipe.chain
 from qcaps.errors import RecipeError
 from qcaps.verbs.outcome import Outcome
 
@@ -98,7 +98,7 @@ def called(monkeypatch):
         return verb
 
     for name in ("prune", "quantize"):
-        monkeypatch.setattr(qcaps.recipe.runner, name, noted(name))
+        monkeypatch.setattr(qcaps.recipe.chain, name, noted(name))
     return names
 
 

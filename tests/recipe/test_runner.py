@@ -10,7 +10,7 @@ import yaml
 from shell import after, call
 
 import qcaps
-import qcaps.recipe.runner
+import qcaps.recipe.chain
 from qcaps.errors import RecipeError, StoppedError, UsageError
 from qcaps.recipe.lookup import shipped_recipes
 
@@ -58,7 +58,8 @@ def test_every_step_writes_into_a_folder_of_its_name(ran):
     assert outcome.exit_code == 0
     assert set(files_of(out)) == {
         "recipe.resolved.yaml",
-        *("train/checkpoint.pt", "train/history.csv", "train/step.key"),
+        *(f"{step}/step.json" for step in ("train", "quantize", "eval")),
+        *("junit.xml", "train/checkpoint.pt", "train/history.csv"),
         *("quantize/satisfied.pt", "quantize/report.json", "quantize/report.md", "quantize/junit.xml"),
         *("quantize/pareto.csv", "quantize/sensitivity.csv"),
         *("quantize/journal.jsonl", "quantize/journal.jsonl.lock"),
@@ -110,7 +111,13 @@ def test_the_resolved_recipe_spells_out_every_default(ran):
     resolved = yaml.safe_load((ran[0] / "recipe.resolved.yaml").read_text())
     train, quantize, evaluate = resolved["steps"]
     assert (train["decay-rate"], train["hard-training"], train["split-seed"]) == (0.96, False, 1234)
-    assert (quantize["accuracy-tolerance"], quantize["memory-budget"]) == ("3", "30000B")
+    assert resolved["promises"] == {
+        "accuracy-tolerance": "3",
+        "tolerance-kind": "relative",
+        "memory-budget": "30000B",
+        "budget-on": "file",
+    }
+    assert not resolved["promises"].keys() & quantize.keys()
     assert quantize["rounding"] == "round_to_nearest"
     assert [step["seed"] for step in resolved["steps"]] == [5, 5, 5]
     assert evaluate["split"] == "test"
@@ -128,18 +135,19 @@ def test_a_resolved_recipe_resolves_to_itself(name, tmp_path):
     assert qcaps.run(str(tmp_path / "again.yaml"), dry_run=True).document["resolved"] == first
 
 
-def test_a_finished_training_is_not_repeated(recipe, tmp_path):
+def test_a_finished_step_is_not_repeated(recipe, tmp_path):
     qcaps.run(str(recipe), out=tmp_path, reproducible=True)
     before, told = files_of(tmp_path), []
     again = qcaps.run(str(recipe), out=tmp_path, reproducible=True, on_progress=told.append)
-    assert not [step for step in told if step.phase.startswith("train:")]
-    assert "--fresh trains again" in again.lines[0]
+    assert told == []
+    assert all("was finished before; --fresh makes it again" in line for line in again.lines)
     assert files_of(tmp_path) == before
+    assert again.document["steps"][1]["result"]["verdict"] == "satisfied"
 
 
 def test_fresh_trains_again(recipe, tmp_path, ran):
     (tmp_path / "train").mkdir()
-    for name in ("checkpoint.pt", "step.key"):
+    for name in ("checkpoint.pt", "history.csv", "step.json"):
         (tmp_path / "train" / name).write_bytes((ran[0] / "train" / name).read_bytes())
     told = []
     qcaps.run(str(recipe), out=tmp_path, fresh=True, on_progress=told.append)
@@ -148,7 +156,7 @@ def test_fresh_trains_again(recipe, tmp_path, ran):
 
 def test_a_changed_training_is_made_anew(recipe, ran, tmp_path):
     (tmp_path / "train").mkdir()
-    for name in ("checkpoint.pt", "step.key"):
+    for name in ("checkpoint.pt", "history.csv", "step.json"):
         (tmp_path / "train" / name).write_bytes((ran[0] / "train" / name).read_bytes())
     qcaps.run(str(recipe), "train.lr=0.02", out=tmp_path)
     assert (tmp_path / "train" / "checkpoint.pt").read_bytes() != (ran[0] / "train" / "checkpoint.pt").read_bytes()
@@ -164,9 +172,12 @@ def test_an_interrupted_run_continues_to_the_same_bytes(recipe, ran, tmp_path, p
     assert files_of(tmp_path) == files_of(ran[0])
 
 
-def test_phases_carry_the_name_of_their_step(recipe, ran):
+def test_phases_carry_the_name_of_their_step(recipe, ran, tmp_path):
     told = []
-    qcaps.run(str(recipe), out=ran[0], reproducible=True, on_progress=told.append)
+    (tmp_path / "train").mkdir()
+    for name in ("checkpoint.pt", "history.csv", "step.json"):
+        (tmp_path / "train" / name).write_bytes((ran[0] / "train" / name).read_bytes())
+    qcaps.run(str(recipe), out=tmp_path, reproducible=True, on_progress=told.append)
     assert {step.phase.split(": ")[0] for step in told} == {"quantize", "eval"}
 
 
@@ -187,17 +198,17 @@ def test_a_dry_run_writes_nothing_and_prints_the_resolved_recipe(recipe, ran, tm
     outcome = qcaps.run(str(recipe), dry_run=True)
     assert outcome.exit_code == 0
     assert outcome.files == ()
-    assert outcome.lines == ((ran[0] / "recipe.resolved.yaml").read_text(),)
+    assert outcome.lines[0] == (ran[0] / "recipe.resolved.yaml").read_text()
     assert os.listdir(tmp_path) == []
 
 
 def test_a_dry_run_shows_the_changes(recipe):
-    resolved = qcaps.run(str(recipe), "train.epochs=9", "promises.memory-budget=1KiB", dry_run=True).document[
+    resolved = qcaps.run(str(recipe), "train.epochs=9", "promises.memory-budget=20KiB", dry_run=True).document[
         "resolved"
     ]
-    train, quantize, _ = yaml.safe_load(resolved)["steps"]
-    assert train["epochs"] == 9
-    assert quantize["memory-budget"] == "1024B"
+    read = yaml.safe_load(resolved)
+    assert read["steps"][0]["epochs"] == 9
+    assert read["promises"]["memory-budget"] == "20480B"
 
 
 def test_a_wrong_recipe_is_refused_before_anything_is_written(recipe, tmp_path):
@@ -231,7 +242,7 @@ def test_options_of_the_runner_reach_every_step(recipe, tmp_path, monkeypatch):
     given = {}
 
     def record(verb):
-        real = getattr(qcaps.recipe.runner, verb)
+        real = getattr(qcaps.recipe.chain, verb)
 
         def call(*arguments, on_progress, **options):
             given[verb] = options
@@ -240,7 +251,7 @@ def test_options_of_the_runner_reach_every_step(recipe, tmp_path, monkeypatch):
         return call
 
     for verb in ("train", "quantize", "evaluate"):
-        monkeypatch.setattr(qcaps.recipe.runner, verb, record(verb))
+        monkeypatch.setattr(qcaps.recipe.chain, verb, record(verb))
     qcaps.run(str(recipe), out=tmp_path, data_dir=tmp_path)
     assert [given[verb]["data_dir"] for verb in ("train", "quantize", "evaluate")] == [tmp_path] * 3
 
