@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 DOC = "Compare checkpoints and artifacts: bits, widths, bytes, MACs; with images also those lost and gained."
 EXAMPLES = (
     "qcaps compare efficient_capsnet_digits.pt efficient_capsnet_mnist.pt",
-    "qcaps compare efficient_capsnet_digits.pt efficient_capsnet_mnist.pt --max-growth 5 --format markdown",
+    "qcaps compare efficient_capsnet_digits.pt efficient_capsnet_mnist.pt --max-growth 5",
 )
 FILES = Annotated[
     list[str],

@@ -60,8 +60,9 @@ class TrainConfig:
     nesterov: bool = option(False, "Look ahead along the momentum of sgd.")
     schedule: Literal["constant", "exponential", "step", "cosine"] = option(
         "exponential",
-        "How the learning rate falls: not at all, by a factor every decay period, smoothly or in steps, or along half "
-        "a cosine to 0 at the end.",
+        "How the learning rate falls: constant, exponential or step (by a factor every decay period, smoothly or at "
+        "once), or cosine (half of one, to 0 at the end).",
+        metavar="SCHEDULE",
     )
     decay_rate: float = option(0.96, "Factor of the learning rate every decay period.", least=0, most=1)
     decay_steps: int = option(2000, "Length of a decay period, in steps or epochs.", least=1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qcaps.artifacts.writing import atomic_write
@@ -90,7 +90,7 @@ def _ran(
     if promises_of(document):
         written.append(write_junit(out, document))
     files = (out / RESOLVED, *written, *(file for o in outcomes.values() for file in o.files))
-    lines = [f"{key}: {line}" if len(o.lines) == 1 else line for key, o in outcomes.items() for line in o.lines]
+    lines = [line for name, outcome in outcomes.items() for line in _named_lines(name, outcome.lines)]
     lines += variants_lines(rows)
     return Outcome(max(o.exit_code for o in outcomes.values()), files, document, tuple(lines))
 
@@ -118,6 +118,12 @@ def _outcomes(
         )
         before = out / name
     return outcomes, rows
+
+
+def _named_lines(name: str, lines: Sequence[str]) -> list[str]:
+    """Put the name of a step before its line, if it has one alone; indented lines only continue another."""
+    own = [line for line in lines if not line.startswith(" ")]
+    return [f"{name}: {line}" if own == [line] else line for line in lines]
 
 
 def _shared_steps(recipes: list[Recipe]) -> int:

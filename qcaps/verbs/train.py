@@ -10,7 +10,7 @@ from typing import cast
 import torch
 
 from qcaps.artifacts.bundled import find_checkpoint
-from qcaps.artifacts.checkpoint import Checkpoint, read_checkpoint
+from qcaps.artifacts.checkpoint import read_checkpoint
 from qcaps.config import TrainConfig, configure
 from qcaps.config.model_numbers import model_numbers
 from qcaps.data.augment import augmentation

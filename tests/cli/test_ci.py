@@ -170,7 +170,7 @@ def completions(*words: str, cwd: Path) -> list[str]:
 def test_names_are_completed(tmp_path):
     assert completions("qcaps", "qu", cwd=tmp_path) == ["quantize"]
     assert completions("qcaps", "quantize", "--rounding", "tr", cwd=tmp_path) == ["truncation"]
-    assert completions("qcaps", "train", "--schedule", "co", cwd=tmp_path) == ["cosine"]
+    assert completions("qcaps", "train", "--schedule", "cos", cwd=tmp_path) == ["cosine"]
     assert "efficient_capsnet_digits" in completions("qcaps", "run", "eff", cwd=tmp_path)
     assert completions("qcaps", "list", "mod", cwd=tmp_path) == ["models"]
 

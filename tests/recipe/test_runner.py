@@ -59,7 +59,7 @@ def test_every_step_writes_into_a_folder_of_its_name(ran):
     assert set(files_of(out)) == {
         "recipe.resolved.yaml",
         *(f"{step}/step.json" for step in ("train", "quantize", "eval")),
-        *("junit.xml", "train/checkpoint.pt", "train/history.csv"),
+        *("junit.xml", "train/checkpoint.pt", "train/history.csv", "train/history.json"),
         *("quantize/satisfied.pt", "quantize/report.json", "quantize/report.md", "quantize/junit.xml"),
         *("quantize/pareto.csv", "quantize/sensitivity.csv"),
         *("quantize/journal.jsonl", "quantize/journal.jsonl.lock"),
@@ -147,7 +147,7 @@ def test_a_finished_step_is_not_repeated(recipe, tmp_path):
 
 def test_fresh_trains_again(recipe, tmp_path, ran):
     (tmp_path / "train").mkdir()
-    for name in ("checkpoint.pt", "history.csv", "step.json"):
+    for name in ("checkpoint.pt", "history.csv", "history.json", "step.json"):
         (tmp_path / "train" / name).write_bytes((ran[0] / "train" / name).read_bytes())
     told = []
     qcaps.run(str(recipe), out=tmp_path, fresh=True, on_progress=told.append)
@@ -156,7 +156,7 @@ def test_fresh_trains_again(recipe, tmp_path, ran):
 
 def test_a_changed_training_is_made_anew(recipe, ran, tmp_path):
     (tmp_path / "train").mkdir()
-    for name in ("checkpoint.pt", "history.csv", "step.json"):
+    for name in ("checkpoint.pt", "history.csv", "history.json", "step.json"):
         (tmp_path / "train" / name).write_bytes((ran[0] / "train" / name).read_bytes())
     qcaps.run(str(recipe), "train.lr=0.02", out=tmp_path)
     assert (tmp_path / "train" / "checkpoint.pt").read_bytes() != (ran[0] / "train" / "checkpoint.pt").read_bytes()
@@ -175,7 +175,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(recipe, ran, tmp_path, p
 def test_phases_carry_the_name_of_their_step(recipe, ran, tmp_path):
     told = []
     (tmp_path / "train").mkdir()
-    for name in ("checkpoint.pt", "history.csv", "step.json"):
+    for name in ("checkpoint.pt", "history.csv", "history.json", "step.json"):
         (tmp_path / "train" / name).write_bytes((ran[0] / "train" / name).read_bytes())
     qcaps.run(str(recipe), out=tmp_path, reproducible=True, on_progress=told.append)
     assert {step.phase.split(": ")[0] for step in told} == {"quantize", "eval"}
@@ -184,7 +184,7 @@ def test_phases_carry_the_name_of_their_step(recipe, ran, tmp_path):
 def test_a_broken_promise_of_one_step_is_that_of_the_run(recipe, ran, tmp_path):
     (tmp_path / "r.yaml").write_text(
         f"schema: qcaps.recipe/1\nmodel: {{checkpoint: {ran[0] / 'train' / 'checkpoint.pt'}}}\n"
-        "steps: [{step: quantize, accuracy-tolerance: 0, memory-budget: 10.6 kB}, {step: eval}]\n"
+        "steps: [{step: quantize, accuracy-tolerance: 0, memory-budget: 10.7 kB}, {step: eval}]\n"
     )
     outcome = qcaps.run(str(tmp_path / "r.yaml"), out=tmp_path / "out")
     assert outcome.exit_code == 1

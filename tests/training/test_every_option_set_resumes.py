@@ -11,7 +11,7 @@ from toys import NORMED, toy_images
 
 from qcaps.artifacts.container import container_bytes, read_container
 from qcaps.config import TrainConfig
-from qcaps.data.augment import shift_augmentation
+from qcaps.data.augmentation.published import SHIFT
 from qcaps.errors import StoppedError
 from qcaps.models.spec import initialised
 from qcaps.progress import silent
@@ -24,7 +24,7 @@ DRAWING = dataclasses.replace(PLAIN, decoder="fc")
 NETWORKS = {"none": initialised(PLAIN, 3), "fc": initialised(DRAWING, 3)}
 # 6 images in batches of 4: two steps an epoch, the last one of two images.
 STEPS = 4
-DATA = TrainingData(toy_images(PLAIN, 6, split="train"), toy_images(PLAIN, 6, seed=1), shift_augmentation)
+DATA = TrainingData(toy_images(PLAIN, 6, split="train"), toy_images(PLAIN, 6, seed=1), SHIFT)
 NAMES = (
     *("adam", "adamw", "sgd", "adadelta", "adagrad", "adafactor"),
     *("adamax", "asgd", "nadam", "radam", "rmsprop", "rprop"),

@@ -10,7 +10,7 @@ from toys import FOLDED, NORMED, toy_images
 
 import qcaps.training.epoch_end
 from qcaps.config import TrainConfig
-from qcaps.data.augment import no_augmentation
+from qcaps.data.augment import NO_AUGMENTATION, Augmentation
 from qcaps.errors import DivergedError
 from qcaps.evaluation.measure import Measurement, measure, predictor
 from qcaps.models.spec import initialised
@@ -21,7 +21,7 @@ from qcaps.training.setting import Lesson, Surroundings, TrainingData
 
 DRAWING = dataclasses.replace(FOLDED, decoder="fc")
 CONFIG = TrainConfig(epochs=1, batch_size=20, lr=0.01, test_batch_size=6)
-DATA = TrainingData(toy_images(FOLDED, 20, split="train"), toy_images(FOLDED, 13, seed=1), no_augmentation)
+DATA = TrainingData(toy_images(FOLDED, 20, split="train"), toy_images(FOLDED, 13, seed=1), NO_AUGMENTATION)
 
 
 def run(config=CONFIG, *, spec=FOLDED, data=DATA, lesson=None, clock=lambda: 0.0, **told):
@@ -177,7 +177,7 @@ def test_the_time_of_steps_and_of_waiting_for_images_is_told_apart():
 
     ends = []
     config = dataclasses.replace(CONFIG, batch_size=8)
-    run(config, data=dataclasses.replace(DATA, augment=slow), clock=clock, on_epoch=ends.append)
+    run(config, data=dataclasses.replace(DATA, augment=Augmentation(slow)), clock=clock, on_epoch=ends.append)
     timing = ends[0].timing
     assert (timing.images, timing.waiting_seconds, timing.seconds) == (20, 3 * 11, 3 * 12)
 
