@@ -10,7 +10,7 @@ from typing import Literal
 from qcaps.config.option import LARGEST_SEED, option, parse_percent
 from qcaps.config.search_numbers import parse_pins, parse_seconds, parse_widths
 from qcaps.config.sizes import parse_size
-from qcaps.registry import DATASETS, ROUNDINGS, SEARCHES
+from qcaps.registry import AUGMENTATIONS, DATASETS, ROUNDINGS, SEARCHES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +79,9 @@ class QuantizeConfig:
         least=0,
     )
     finetune_lr: float = option(0.0002, "Learning rate of this training at its start.", least=0)
+    augmentation: str | None = option(
+        None, "What is done to the images of this training; by default what suits the data set.", names=AUGMENTATIONS
+    )
     compare_baseline: str | None = option(
         None, "Run this search as well, under the same promises, and report both.", names=SEARCHES
     )

@@ -91,7 +91,7 @@ def finetune(
         loss = lesson.backward(augmented(batch, augment, generator), batch.indices, seed + (step << 32))
         optimizer.step()
         schedule.step()
-        on_progress(Step("fine-tune", step, steps, f"divergence {loss:.4f}"))
+        on_progress(Step("fine-tune", step, steps, f"divergence {abs(loss):.4f}"))
         if stop():
             raise StoppedError("interrupted while fine-tuning")
     return {name: master.detach().contiguous() for name, master in masters.items()}

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from qcaps.config import QuantizeConfig
 from qcaps.data.augment import augmentation
+from qcaps.data.dataset import dataset
 from qcaps.data.images import ImageSet
 from qcaps.errors import InfeasibleError
 from qcaps.evaluation.ends import INTERRUPT, Ends, Halt
@@ -119,7 +120,7 @@ def _refined(task: Task, found: Found, config: QuantizeConfig, training: ImageSe
 
 def _trainer(task: Task, config: QuantizeConfig, training: ImageSet) -> Callable[[Subject, BitPlan], dict[str, Tensor]]:
     bench, teacher = task.bench, task.subject.network
-    augment = augmentation(task.subject.data.augmentation)
+    augment = augmentation(config.augmentation or dataset(task.subject.data.dataset).augmentation)
 
     def train(subject: Subject, plan: BitPlan) -> dict[str, Tensor]:
         return finetune(

@@ -19,7 +19,7 @@ from qcaps.quantization.search.subject import Subject
 from qcaps.quantization.search.task import Found, Task
 
 # Damage of the plans that a fine-tune tries to win back, in times that of the plan that passed without one.
-AMBITIONS = (16.0, 6.0, 2.5)
+AMBITIONS = (2.5, 6.0, 16.0)
 
 
 def drop_iterations(task: Task) -> Task:
@@ -51,7 +51,7 @@ def drop_iterations(task: Task) -> Task:
 
 
 def win_back(task: Task, found: Found, train: Callable[[Subject, BitPlan], dict[str, Tensor]]) -> Task:
-    """Fine-tune the network under a smaller plan than passed so far, and keep what then passes.
+    """Fine-tune the network under smaller and smaller plans than passed so far, as long as they then pass.
 
     Parameters
     ----------
@@ -63,13 +63,14 @@ def win_back(task: Task, found: Found, train: Callable[[Subject, BitPlan], dict[
     Returns
     -------
     Task
-        Of the trained network if it passes, else the task as it was.
+        Of the network trained for the smallest plan that passes, else the task as it was.
 
     Raises
     ------
     Halt
         If the search has to end.
     """
+    won = task
     for widths in _smaller_plans(task, found):
         subject = task.subject.settled(task.subject.plan(widths))
         try:
@@ -82,13 +83,14 @@ def win_back(task: Task, found: Found, train: Callable[[Subject, BitPlan], dict[
         candidate = dataclasses.replace(
             task, subject=dataclasses.replace(subject, network=network), best=None, smallest=None
         )
-        if candidate.judge(widths, "fine-tuned"):
-            return candidate
-    return task
+        if not candidate.judge(widths, "fine-tuned"):
+            break
+        won = candidate
+    return won
 
 
 def _smaller_plans(task: Task, found: Found) -> list[Widths]:
-    """List the plans to fine-tune, the smallest first; where nothing satisfied, the one within the budget."""
+    """List the plans to fine-tune, the smallest last; where nothing satisfied, the one within the budget."""
     if task.best is None:
         return [] if found.memory is None else [found.memory.widths]
     if not found.scores:
