@@ -76,11 +76,11 @@ class PruneConfig:
     top_k: int = option(3, "Candidates to fine-tune.", least=1)
     finetune_epochs: int = option(3, "Passes over the training images of each; 0 for none.", least=0)
     finetune_lr: float | None = option(
-        None, "Learning rate at the start (default: a tenth of the one it was trained with).", least=0
+        None, "Learning rate at the start (default: half of the one it was trained with).", least=0
     )
     augment: bool = option(True, "Augment images of the fine-tuning as those of the training were.")
     distill: Literal["none", "scores", "poses"] = option(
-        "none", "What the unpruned network teaches beside the labels: its class scores, or its class capsules."
+        "scores", "What the unpruned network teaches beside the labels: its class scores, or its class capsules."
     )
     distill_weight: float = option(1.0, "Weight of that loss beside the class loss.", least=0)
     time_budget: float | None = option(

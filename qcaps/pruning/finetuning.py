@@ -28,7 +28,7 @@ RECIPE = (
     *("momentum", "nesterov", "optimizer", "optimizer_arg", "weight_decay"),
     *("reconstruction", "reconstruction_share", "regularization_scale"),
 )
-SHARE_OF_RATE = 0.1
+SHARE_OF_RATE = 0.5
 
 Distill = Literal["none", "scores", "poses"]
 
@@ -45,7 +45,7 @@ class FinetuneConfig:
     epochs
         Passes over the training images.
     lr
-        Learning rate at the start, which falls along half a cosine to 0; None for a tenth of the recipe's.
+        Learning rate at the start, which falls along half a cosine to 0; None for half of the recipe's.
     distill
         What the unpruned network teaches beside the labels: its class ``scores``, by their divergence, or its class
         capsules, the ``poses``, by the sum of their squared differences.

@@ -99,7 +99,7 @@ def test_options_of_one_name_mean_the_same_everywhere() -> None:
         (PruneConfig, "round_to", 1),
         (PruneConfig, "top_k", 3),
         (PruneConfig, "finetune_epochs", 3),
-        (PruneConfig, "distill", "none"),
+        (PruneConfig, "distill", "scores"),
         (PruneConfig, "seed", 42),
     ],
 )

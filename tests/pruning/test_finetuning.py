@@ -66,9 +66,9 @@ def test_a_record_that_makes_no_sense_is_refused(options):
         recipe_of({"options": options})
 
 
-def test_it_is_a_training_at_a_tenth_of_the_rate_along_a_cosine():
+def test_it_is_a_training_at_half_of_the_rate_along_a_cosine():
     found = training_options(FinetuneConfig(recipe=TrainConfig(lr=0.002, lr_floor=0.001, batch_size=64), epochs=5))
-    assert found.lr == pytest.approx(0.0002)
+    assert found.lr == pytest.approx(0.001)
     assert (found.schedule, found.lr_floor, found.epochs, found.batch_size) == ("cosine", 0.0, 5, 64)
 
 

@@ -281,7 +281,7 @@ def test_every_image_is_seen_once_before_one_is_seen_again():
         seen.extend(images.flatten(1).tolist())
         return images
 
-    learn(network, plan, augment=note, batch_size=6, steps=7)
+    learn(network, plan, augment=Augmentation(note), batch_size=6, steps=7)
     first, second = (sorted(map(tuple, seen[start : start + COUNT])) for start in (0, COUNT))
     assert len(seen) == 42
     assert first == second == sorted(map(tuple, (toy_images(ROUTED, COUNT).pixels / 255).flatten(1).tolist()))
