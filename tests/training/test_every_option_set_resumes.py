@@ -45,10 +45,8 @@ OPTION_SETS = OPTIMIZERS | {
     "bf16": {"mixed_precision": "bf16"},
 }
 WITH_A_DECODER = {
-    "sse": {},
-    "mse of the longest": {"reconstruction": "mse", "mask": "longest"},
-    "annealed l1": {"reconstruction": "l1", "anneal_reconstruction": "2"},
-    "panel": {"reconstructions_every": 1, "anneal_reconstruction": "1", "reconstruction_share": 0.5},
+    "mse of the longest, drawn": {"reconstruction": "mse", "mask": "longest", "reconstructions_every": 1},
+    "annealed l1 of half": {"reconstruction": "l1", "anneal_reconstruction": "2", "reconstruction_share": 0.5},
 }
 
 
