@@ -135,13 +135,13 @@ def _outcome(finished: Finished) -> Outcome:
         "validation": own,
         "also": scores,
     }
-    lines = [f"{model} on {dataset_name}: validation accuracy {_told(own)} in epoch {best['epoch']}"]
-    lines += [f"  {name}: validation accuracy {_told(score)}" for name, score in scores.items()]
+    line = f"{model} on {dataset_name}: validation accuracy {_told(own)} in epoch {best['epoch']}"
     if finished.timing is not None:
         document["run"] = facts = speed_facts(finished.timing)
-        speed = f"{facts['images_per_second']:,.0f} images/s"
-        lines.append(f"  {speed} while training, {100 * facts['waiting']:.1f} % of the time waiting for images")
-    return Outcome(0, finished.files, document, tuple(lines))
+        waiting = f"{100 * facts['waiting']:.1f} % of the time waiting for them"
+        line += f"; {facts['images_per_second']:,.0f} images/s, {waiting}"
+    others = (f"  {name}: validation accuracy {_told(score)}" for name, score in scores.items())
+    return Outcome(0, finished.files, document, (line, *others))
 
 
 def _score(row: Mapping[str, int | float], column: str) -> dict[str, int | float]:

@@ -51,7 +51,7 @@ def test_the_history_tells_times_unless_it_shall_be_reproducible(tmp_path):
     assert told["images"] == 300
     assert told["seconds"] == pytest.approx(sum(epoch["seconds"] for epoch in document["run"]["epochs"]))
     assert 0 < told["waiting"] < 1
-    assert f"{told['images_per_second']:,.0f} images/s while training" in outcome.lines[-1]
+    assert f"; {told['images_per_second']:,.0f} images/s, {100 * told['waiting']:.1f} % of the time" in outcome.lines[0]
 
 
 def test_a_further_set_has_columns_of_its_own_and_a_line(tmp_path):
