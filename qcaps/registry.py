@@ -210,6 +210,7 @@ DATASETS = Registry(
         "Fashion-MNIST: 60,000 + 10,000 pieces of clothing, 28x28 grey.",
         "qcaps.data.idx:FASHION_MNIST",
     ),
+    Entry("cifar10", "CIFAR-10: 50,000 + 10,000 pictures, 32x32 in colours.", "qcaps.data.cifar10:CIFAR10"),
 )
 
 PREPARATIONS = Registry(

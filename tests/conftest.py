@@ -28,17 +28,19 @@ def _fixed_seeds() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("QCAPS_CACHE", "QCAPS_DEBUG", "NO_COLOR", "FORCE_COLOR", "CI", "QCAPS_OFFLINE", *GITHUB):
+def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    monkeypatch.setenv("QCAPS_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+    for name in ("QCAPS_DEBUG", "NO_COLOR", "FORCE_COLOR", "CI", "QCAPS_OFFLINE", *GITHUB):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
-def data_dir() -> Path:
-    """Give the folder of real images, or skip the test."""
+def data_dir(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Give the folder of real images, decoded once for all runs of the tests, or skip the test."""
     folder = os.environ.get("QCAPS_DATA")
     if not folder:
         pytest.skip("QCAPS_DATA names no folder of real images")
+    monkeypatch.setenv("QCAPS_CACHE", str(request.config.cache.mkdir("images")))
     return Path(folder)
 
 

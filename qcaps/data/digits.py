@@ -11,6 +11,7 @@ import torch
 from qcaps.data.dataset import DataSet, Part
 from qcaps.data.images import ImageSet
 from qcaps.data.split import hold_out
+from qcaps.progress import OnProgress, silent
 
 # The set has no official test part: ours is the same for every split seed, so that it is never trained on.
 TEST_PER_CLASS = 36
@@ -19,10 +20,10 @@ _SIZE = 28
 _LARGEST_VALUE = 16
 
 
-def read_digits(part: Part, folder: Path, download: bool) -> ImageSet:
+def read_digits(part: Part, folder: Path, download: bool, on_progress: OnProgress = silent) -> ImageSet:
     """Read the training part (1,437 images) or our test part (36 per class, 360 in all) of the digits.
 
-    Indices count the 1,797 images in scikit-learn's order. `folder` and `download` are not used.
+    Indices count the 1,797 images in scikit-learn's order. No other argument is used.
     """
     from sklearn.datasets import load_digits
 

@@ -8,15 +8,17 @@ import io
 import socket
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from qcaps.data.dataset import DataSet, Part
+from qcaps.data.dataset import DataSet, Holding, Part, holding
 from qcaps.data.images import ImageSet
 from qcaps.errors import UsageError, quoted
+from qcaps.progress import OnProgress, silent
 
 _COUNTS: dict[Part, int] = {"train": 60_000, "test": 10_000}
 _PREFIXES: dict[Part, str] = {"train": "train", "test": "t10k"}
@@ -24,21 +26,19 @@ _SIZE = 28
 _NETWORK_TIMEOUT_S = 5.0
 
 
-def read_mnist(part: Part, folder: Path, download: bool) -> ImageSet:
+def read_mnist(part: Part, folder: Path, download: bool, on_progress: OnProgress = silent) -> ImageSet:
     """Read MNIST from ``MNIST/raw`` below `folder`, or raise UsageError."""
     return _read(MNIST, "MNIST", part, folder, download=download)
 
 
-def read_fashion_mnist(part: Part, folder: Path, download: bool) -> ImageSet:
+def read_fashion_mnist(part: Part, folder: Path, download: bool, on_progress: OnProgress = silent) -> ImageSet:
     """Read Fashion-MNIST from ``FashionMNIST/raw`` below `folder`, or raise UsageError."""
     return _read(FASHION_MNIST, "FashionMNIST", part, folder, download=download)
 
 
 def _read(data: DataSet, class_name: str, part: Part, folder: Path, *, download: bool) -> ImageSet:
     """Read one part of a set that torchvision knows by `class_name`."""
-    raw = folder / class_name / "raw"
-    images_file = raw / f"{_PREFIXES[part]}-images-idx3-ubyte"
-    labels_file = raw / f"{_PREFIXES[part]}-labels-idx1-ubyte"
+    images_file, labels_file = _files(class_name, part, folder)
     _require([images_file, labels_file], class_name, folder, download=download)
     count = _COUNTS[part]
     pixels = _payload(images_file, count, _SIZE, _SIZE)
@@ -53,6 +53,18 @@ def _read(data: DataSet, class_name: str, part: Part, folder: Path, *, download:
         torch.arange(count),
         data.class_names,
     )
+
+
+def _files(class_name: str, part: Part, folder: Path) -> tuple[Path, Path]:
+    """Give where images and labels of one part belong."""
+    start = folder / class_name / "raw" / _PREFIXES[part]
+    return Path(f"{start}-images-idx3-ubyte"), Path(f"{start}-labels-idx1-ubyte")
+
+
+def _look(class_name: str, folder: Path) -> Holding:
+    parts: tuple[Part, ...] = ("train", "test")
+    files = [file for part in parts for file in _files(class_name, part, folder)]
+    return holding(folder, {file.relative_to(folder).as_posix(): file if file.is_file() else None for file in files})
 
 
 def _require(files: list[Path], class_name: str, folder: Path, *, download: bool) -> None:
@@ -130,6 +142,7 @@ MNIST = DataSet(
     validation_per_class=500,
     augmentation="efficient-capsnet",
     read=read_mnist,
+    look=partial(_look, "MNIST"),
 )
 
 FASHION_MNIST = DataSet(
@@ -152,4 +165,5 @@ FASHION_MNIST = DataSet(
     validation_per_class=500,
     augmentation="shift-flip",
     read=read_fashion_mnist,
+    look=partial(_look, "FashionMNIST"),
 )

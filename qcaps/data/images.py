@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from qcaps.data.decoded_cache import Decoded
 from qcaps.data.preparation import PLAIN, Preparation, prepare
 
 Split = Literal["train", "validation", "test"]
@@ -35,6 +37,10 @@ class ImageSet:
         Name of every class, by label.
     preparation
         How they become what a network sees.
+    note
+        What is to be said beside every result on these images, for example ``JPEG q75``.
+    groups
+        The object that every image shows, int64, shape ``(n,)``, where several images show the same one.
     """
 
     dataset: str
@@ -44,6 +50,8 @@ class ImageSet:
     indices: Tensor
     class_names: tuple[str, ...]
     preparation: Preparation = PLAIN
+    note: str = ""
+    groups: Tensor | None = None
 
     def __len__(self) -> int:
         """Count the images."""
@@ -56,6 +64,7 @@ class ImageSet:
             pixels=self.pixels[positions],
             labels=self.labels[positions],
             indices=self.indices[positions],
+            groups=None if self.groups is None else self.groups[positions],
         )
 
     def prepared(self) -> Tensor:
@@ -69,3 +78,17 @@ class ImageSet:
         for numbers in (self.labels, self.indices):
             digest.update(np.ascontiguousarray(numbers.numpy(), dtype="<i8").data)
         return digest.hexdigest()
+
+
+def image_set(dataset: str, part: Split, decoded: Decoded, class_names: tuple[str, ...]) -> ImageSet:
+    """Make a set of the decoded images of one part, in their order."""
+    return ImageSet(
+        dataset,
+        part,
+        torch.from_numpy(decoded.pixels),
+        torch.from_numpy(decoded.labels),
+        torch.arange(len(decoded.labels)),
+        class_names,
+        note=decoded.note,
+        groups=None if decoded.groups is None else torch.from_numpy(decoded.groups),
+    )

@@ -1,4 +1,4 @@
-"""Images of one split of a data set, as a spec describes it."""
+"""Images of the splits of a data set, as a spec describes them."""
 
 from __future__ import annotations
 
@@ -6,16 +6,25 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from qcaps.data.dataset import dataset
+from qcaps.data.dataset import DataSet, Part, dataset
+from qcaps.data.decoded_cache import cache_folder
 from qcaps.data.images import ImageSet, Split
 from qcaps.data.spec import DataSpec
-from qcaps.data.split import hold_out
+from qcaps.data.split import hold_out, hold_out_group
+from qcaps.progress import OnProgress, silent
 
 # Set by `--offline`, or by whoever wants no download ever.
 OFFLINE = "QCAPS_OFFLINE"
 
 
-def load_split(spec: DataSpec, split: Split, *, data_dir: Path | None = None, download: bool = True) -> ImageSet:
+def load_split(
+    spec: DataSpec,
+    split: Split,
+    *,
+    data_dir: Path | None = None,
+    download: bool = True,
+    on_progress: OnProgress = silent,
+) -> ImageSet:
     """Read the images of one split, prepared as the spec says, without augmentation.
 
     Parameters
@@ -28,6 +37,8 @@ def load_split(spec: DataSpec, split: Split, *, data_dir: Path | None = None, do
         Folder of all data sets, may be read-only; None means `default_data_dir`.
     download
         Whether missing files may be fetched into the folder.
+    on_progress
+        Told while a packed set is decoded for the first time.
 
     Raises
     ------
@@ -35,18 +46,41 @@ def load_split(spec: DataSpec, split: Split, *, data_dir: Path | None = None, do
         If files are missing or damaged, or a class has too few images to be split.
     """
     data = dataset(spec.dataset)
-    download = download and not os.environ.get(OFFLINE)
-    folder = data_dir.expanduser() if data_dir else default_data_dir()
-    preparation = spec.preparation.of(test=split == "test")
-    if split == "test":
-        return replace(data.read("test", folder, download), preparation=preparation)
-    images = replace(data.read("train", folder, download), preparation=preparation)
-    parts = hold_out(images.labels, spec.validation_per_class, spec.split_seed)
-    return replace(images.subset(parts.left if split == "train" else parts.taken), split=split)
+    part: Part = "test" if split == "test" else "train"
+    return _split_of(data, _read(data, part, data_dir, download, on_progress), split, spec)
+
+
+def load_training_splits(
+    spec: DataSpec, *, data_dir: Path | None = None, download: bool = True, on_progress: OnProgress = silent
+) -> tuple[ImageSet, ImageSet]:
+    """Read the splits ``train`` and ``validation`` at once, otherwise as `load_split`."""
+    data = dataset(spec.dataset)
+    whole = _read(data, "train", data_dir, download, on_progress)
+    return _split_of(data, whole, "train", spec), _split_of(data, whole, "validation", spec)
+
+
+def data_folder(data_dir: Path | None) -> Path:
+    """Give the folder of all data sets: the one named, or else `default_data_dir`."""
+    return data_dir.expanduser() if data_dir else default_data_dir()
 
 
 def default_data_dir() -> Path:
     """Give QCAPS_DATA, or else the folder ``data`` in QCAPS_CACHE, which is ``~/.cache/qcaps`` by default."""
     if named := os.environ.get("QCAPS_DATA"):
         return Path(named).expanduser()
-    return Path(os.environ.get("QCAPS_CACHE") or "~/.cache/qcaps").expanduser() / "data"
+    return cache_folder() / "data"
+
+
+def _read(data: DataSet, part: Part, data_dir: Path | None, download: bool, on_progress: OnProgress) -> ImageSet:
+    return data.read(part, data_folder(data_dir), download and not os.environ.get(OFFLINE), on_progress)
+
+
+def _split_of(data: DataSet, images: ImageSet, split: Split, spec: DataSpec) -> ImageSet:
+    """Pick the images of a split out of their part, by the rule of the set, and prepare them."""
+    if split != "test":
+        if data.validation_group is not None and images.groups is not None:
+            parts = hold_out_group(images.groups, data.validation_group)
+        else:
+            parts = hold_out(images.labels, spec.validation_per_class, spec.split_seed)
+        images = images.subset(parts.left if split == "train" else parts.taken)
+    return replace(images, split=split, preparation=spec.preparation.of(test=split == "test"))

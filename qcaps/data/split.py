@@ -27,6 +27,42 @@ class HeldOut:
     left: Tensor
 
 
+def hold_out_group(groups: Tensor, group: int) -> HeldOut:
+    """Hold out all images of one group, int64, shape ``(n,)``, so that no object is on both sides."""
+    taken = groups == group
+    return HeldOut(taken=taken.nonzero().flatten(), left=(~taken).nonzero().flatten())
+
+
+def evenly(labels: Tensor, count: int, seed: int) -> Tensor:
+    """Draw images evenly by class, with a seed.
+
+    Every class is permuted in turn, as `hold_out` does; then the first images of all classes are taken, the second
+    ones and so on. So the numbers of two classes differ by one at most, unless a class has no more images, and a
+    larger draw with the same seed holds the smaller one.
+
+    Parameters
+    ----------
+    labels
+        Class of every image, int64, shape ``(n,)``.
+    count
+        Images to draw; all are taken if there are no more.
+    seed
+        Seed of the generator.
+
+    Returns
+    -------
+    Tensor
+        Positions, ascending, int64, shape ``(min(count, n),)``.
+    """
+    generator = np.random.default_rng(seed)
+    classes = labels.numpy()
+    turns = np.empty(len(classes), dtype=np.int64)
+    for label in np.unique(classes):
+        positions = np.flatnonzero(classes == label)
+        turns[generator.permutation(positions)] = np.arange(len(positions))
+    return torch.from_numpy(np.sort(np.lexsort((classes, turns))[:count]))
+
+
 def hold_out(labels: Tensor, per_class: int, seed: int) -> HeldOut:
     """Hold out the same number of images of every class, drawn with a seed.
 
