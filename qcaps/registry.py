@@ -211,6 +211,12 @@ DATASETS = Registry(
         "qcaps.data.idx:FASHION_MNIST",
     ),
     Entry("cifar10", "CIFAR-10: 50,000 + 10,000 pictures, 32x32 in colours.", "qcaps.data.cifar10:CIFAR10"),
+    Entry("svhn", "SVHN: 73,257 + 26,032 house numbers, 32x32 in colours.", "qcaps.data.svhn:SVHN"),
+    Entry(
+        "smallnorb",
+        "smallNORB: 24,300 + 24,300 pairs of pictures of toys, 2x 96x96 grey.",
+        "qcaps.data.smallnorb:SMALLNORB",
+    ),
 )
 
 PREPARATIONS = Registry(
