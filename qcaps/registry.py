@@ -217,6 +217,16 @@ DATASETS = Registry(
         "smallNORB: 24,300 + 24,300 pairs of pictures of toys, 2x 96x96 grey.",
         "qcaps.data.smallnorb:SMALLNORB",
     ),
+    Entry(
+        "tiny-imagenet",
+        "Tiny-ImageNet: 500 + 50 pictures of each of 200 classes or 50 of them, 64x64 in colours.",
+        "qcaps.data.tiny_imagenet:TINY_IMAGENET",
+    ),
+    Entry(
+        "images",
+        "Your own: --data-dir names a folder with train and test, each class folders of pictures or the same packed.",
+        "qcaps.data.own_images:OWN_IMAGES",
+    ),
 )
 
 PREPARATIONS = Registry(

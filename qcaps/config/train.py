@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from qcaps.config.image_size import parse_image_size
 from qcaps.config.option import LARGEST_SEED, option
 from qcaps.config.training_numbers import parse_milestones
 from qcaps.registry import AUGMENTATIONS, DATASETS, DECODERS, MODELS, PREPARATIONS
@@ -35,6 +36,15 @@ class TrainConfig:
     )
     dataset: str = option("mnist", "Images to train on.", names=DATASETS)
     data_dir: Path | None = option(None, "Folder of the data sets (QCAPS_DATA, else ~/.cache/qcaps/data).")
+    image_size: tuple[int, int] | None = option(
+        None,
+        "Side, or HEIGHTxWIDTH, that your own images are resized to (default: that of the first one).",
+        parse=parse_image_size,
+        metavar="SIZE",
+    )
+    image_channels: int | None = option(
+        None, "1 reads your own images as grey, 3 in colours (default: as the first one).", metavar="1|3"
+    )
     preparation: str | None = option(
         None, "What is done to all images; by default what suits the data set.", names=PREPARATIONS
     )
@@ -44,6 +54,10 @@ class TrainConfig:
     split_seed: int = option(
         1234, "Seed that draws the validation images out of the training set.", least=0, most=LARGEST_SEED
     )
+    limit_train: int | None = option(
+        None, "Train on this many images only, drawn evenly by class with the split seed.", least=1
+    )
+    limit_validation: int | None = option(None, "Validate on this many images only, drawn the same way.", least=1)
     epochs: int = option(10, "Passes over the training images.", least=1)
     batch_size: int = option(100, "Images per step.", least=1)
     lr: float = option(0.001, "Learning rate at the start, after the warm-up.", least=0)

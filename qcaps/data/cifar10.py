@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
 from qcaps.data.archives import folder_or_packed
-from qcaps.data.class_folders import read_class_folders
+from qcaps.data.class_folders import of_classes, read_class_folders
 from qcaps.data.dataset import DataSet, Holding, Part, holding
 from qcaps.data.decoded_cache import Decoded
 from qcaps.data.images import ImageSet, image_set
@@ -47,13 +48,14 @@ def read_cifar10(part: Part, folder: Path, download: bool, on_progress: OnProgre
         )
     decoded = read_class_folders(
         source,
-        CIFAR10.class_names,
         _FRAME,
-        per_class=_PER_CLASS[part],
+        most=_PER_CLASS[part] * len(CIFAR10.class_names),
         phase=f"decode cifar10 {part}",
         on_progress=on_progress,
     )
-    return image_set(CIFAR10.name, part, decoded, CIFAR10.class_names)
+    decoded = of_classes(decoded, CIFAR10.class_names, per_class=_PER_CLASS[part], where=str(source))
+    note = decoded.note and f"{decoded.note} copy"
+    return image_set(CIFAR10.name, part, dataclasses.replace(decoded, note=note), CIFAR10.class_names)
 
 
 def _read_binary(part: Part, folder: Path) -> Decoded:

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from qcaps.data.archives import walk
-from qcaps.errors import QcapsWarning, shortened
+from qcaps.errors import QcapsWarning, UsageError, shortened
 
 # Another number for another way of decoding or storing: files of an older way are then no longer read.
 _WAY = 1
@@ -38,12 +38,15 @@ class Decoded:
         What is to be said beside every result on these files, for example ``JPEG q75``.
     groups
         The object that every image shows, int64, shape ``(n,)``, where several images show the same one.
+    class_names
+        Names of the classes by label, where they come out of the files.
     """
 
     pixels: npt.NDArray[np.uint8]
     labels: npt.NDArray[np.int64]
     note: str = ""
     groups: npt.NDArray[np.int64] | None = None
+    class_names: tuple[str, ...] = ()
 
 
 def cache_folder() -> Path:
@@ -63,12 +66,20 @@ def decoded_once(source: Path, way: str, make: Callable[[], Decoded]) -> Decoded
     make
         Decodes the source.
 
+    Raises
+    ------
+    UsageError
+        If the source cannot be read.
+
     Notes
     -----
     A damaged cache is made again. A cache is written whole or not at all, so any number of processes may do so at
     once. One that cannot be written costs a warning, not the run.
     """
-    path = cache_folder() / "images" / f"{_key(source, way)}.npz"
+    try:
+        path = cache_folder() / "images" / f"{_key(source, way)}.npz"
+    except OSError as error:
+        raise UsageError(f"cannot read the images: {error.strerror}", where=str(source)) from error
     found = _read(path)
     if found is None:
         found = make()
@@ -99,8 +110,8 @@ def _read(path: Path) -> Decoded | None:
     """Read a cache, whose zip format finds every changed byte; None if there is none or it is damaged."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            groups = arrays.get("groups")
-            return Decoded(arrays["pixels"], arrays["labels"], str(arrays["note"]), groups)
+            names = tuple(map(str, arrays["class_names"]))
+            return Decoded(arrays["pixels"], arrays["labels"], str(arrays["note"]), arrays.get("groups"), names)
     except _DAMAGE:
         return None
 
@@ -111,6 +122,7 @@ def _write(path: Path, decoded: Decoded) -> None:
         "pixels": decoded.pixels,
         "labels": decoded.labels,
         "note": np.array(decoded.note),
+        "class_names": np.array(decoded.class_names, dtype=np.str_),
         **({} if decoded.groups is None else {"groups": decoded.groups}),
     }
     path.parent.mkdir(parents=True, exist_ok=True)

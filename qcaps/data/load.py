@@ -6,11 +6,12 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from qcaps.data.dataset import DataSet, Part, dataset
+from qcaps.data.dataset import DataSet, OpenDataSet, Part, dataset, registered
 from qcaps.data.decoded_cache import cache_folder
 from qcaps.data.images import ImageSet, Split
 from qcaps.data.spec import DataSpec
-from qcaps.data.split import hold_out, hold_out_group
+from qcaps.data.split import evenly, hold_out, hold_out_group
+from qcaps.errors import UsageError
 from qcaps.progress import OnProgress, silent
 
 # Set by `--offline`, or by whoever wants no download ever.
@@ -45,7 +46,7 @@ def load_split(
     UsageError
         If files are missing or damaged, or a class has too few images to be split.
     """
-    data = dataset(spec.dataset)
+    data = dataset(spec.dataset, spec.content)
     part: Part = "test" if split == "test" else "train"
     return _split_of(data, _read(data, part, data_dir, download, on_progress), split, spec)
 
@@ -54,9 +55,50 @@ def load_training_splits(
     spec: DataSpec, *, data_dir: Path | None = None, download: bool = True, on_progress: OnProgress = silent
 ) -> tuple[ImageSet, ImageSet]:
     """Read the splits ``train`` and ``validation`` at once, otherwise as `load_split`."""
-    data = dataset(spec.dataset)
+    data = dataset(spec.dataset, spec.content)
     whole = _read(data, "train", data_dir, download, on_progress)
     return _split_of(data, whole, "train", spec), _split_of(data, whole, "validation", spec)
+
+
+def known(
+    name: str,
+    *,
+    data_dir: Path | None = None,
+    size: tuple[int, int] | None = None,
+    channels: int | None = None,
+    on_progress: OnProgress = silent,
+) -> DataSet:
+    """Find a data set by its name; one that depends on its files, with the help of these.
+
+    Parameters
+    ----------
+    name
+        Registry name.
+    data_dir
+        Folder of all data sets.
+    size, channels
+        Height and width, and number of channels, asked for; only a set that depends on its files can follow.
+    on_progress
+        Told while pictures are decoded for the first time.
+
+    Raises
+    ------
+    UsageError
+        If the name is unknown, there are no files, or the set has a size of its own.
+    """
+    found = registered(name)
+    if channels not in (None, 1, 3):
+        raise UsageError(f"pictures have 1 channel or 3, not {channels}", where="--image-channels")
+    if isinstance(found, OpenDataSet):
+        return found.survey(data_folder(data_dir), size, channels, on_progress)
+    if size is not None or channels is not None:
+        raise UsageError(f"{name} has images of its own size", do="leave --image-size and --image-channels out")
+    return found
+
+
+def limited(images: ImageSet, count: int | None, seed: int) -> ImageSet:
+    """Take some of the images, drawn evenly by class; all of them if no number is given."""
+    return images if count is None else images.subset(evenly(images.labels, count, seed))
 
 
 def data_folder(data_dir: Path | None) -> Path:

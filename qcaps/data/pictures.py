@@ -22,7 +22,7 @@ Pixels = npt.NDArray[np.uint8]
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm")
 _FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM")
 _MODES = {1: "L", 3: "RGB"}
-_LARGEST_FILE = 64 << 20
+LARGEST_FILE = 64 << 20
 _LARGEST_SET = 32 << 30  # bytes of all decoded images
 _STEPS = 500  # pictures between two reports of progress
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, IndexError, TypeError, OverflowError, struct.error)
@@ -111,7 +111,7 @@ def read_pictures(
     total = count_of(source, is_picture) or most
     found: dict[str, Pixels] = {}
     quality = ""
-    for name, content in files(source, is_picture, file_bytes=_LARGEST_FILE):
+    for name, content in files(source, is_picture, file_bytes=LARGEST_FILE):
         check(name)
         if len(found) == most or len(found) * np.prod(frame.shape) > _LARGEST_SET:
             raise UsageError(f"there are more than {len(found):,} pictures", where=str(source), do="replace it")

@@ -75,7 +75,7 @@ def _decode(source: Path, phase: str, on_progress: OnProgress) -> Decoded:
     labels = np.array([CLASSES.index(name["name"]) for name in left], dtype=np.int64)
     instances = np.array([int(name["instance"]) for name in left], dtype=np.int64)
     pixels = pictures.pixels.reshape(_PAIRS, 2, *_FRAME.shape[1:])[order]
-    return Decoded(pixels, labels[order], pictures.quality, instances[order])
+    return Decoded(pixels, labels[order], f"{pictures.quality} copy", instances[order])
 
 
 def _look(folder: Path) -> Holding:

@@ -30,8 +30,9 @@ class Evaluation:
     ----------
     file, sha256, kind, model
         The file, whether it is a ``checkpoint`` or an ``artifact``, and its architecture.
-    dataset, split, images, correct, accuracy, interval
-        The score, accuracy as a share of 1, with its 95 % interval.
+    dataset, split, note, images, correct, accuracy, interval
+        The score, accuracy as a share of 1, with its 95 % interval; the note is what is to be said of the images beside
+        it.
     per_class
         In the order of the labels.
     predictions_sha256
@@ -48,6 +49,7 @@ class Evaluation:
     model: str
     dataset: str
     split: str
+    note: str
     images: int
     correct: int
     accuracy: float
@@ -83,7 +85,8 @@ def evaluation_lines(e: Evaluation, latency: Sequence[Latency]) -> list[str]:
     per_class = "  ".join(f"{c.name} {100 * c.correct / max(c.images, 1):.2f}" for c in e.per_class)
     lines = [
         f"{e.file}: {e.kind}, {e.model} on {e.dataset} {e.split}",
-        f"  accuracy     {100 * e.accuracy:.2f} % ({e.correct} of {e.images}; 95 %: {low:.2f} to {high:.2f})",
+        f"  accuracy     {100 * e.accuracy:.2f} % ({e.correct} of {e.images}; 95 %: {low:.2f} to {high:.2f})"
+        + f"; {e.note}" * bool(e.note),
         f"  per class    {per_class}",
         f"  parameters   {e.parameters:,}",
         f"  MACs         {e.macs:,} per image",

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qcaps.artifacts.checkpoint import Checkpoint
+from qcaps.data.load import known
 from qcaps.data.spec import DataSpec, data_spec
 from qcaps.data.statistics import with_preparation
 from qcaps.errors import UsageError
@@ -36,13 +37,20 @@ def chosen_data(source: Checkpoint | Loaded, dataset: str | None, *, data_dir: P
     if own is None:
         if dataset is None:
             raise UsageError("the checkpoint names no data set", where=where, do="name one with --dataset")
-        data = with_preparation(data_spec(dataset), _preparation(source.record), data_dir=data_dir)
+        data = with_preparation(_described(dataset, data_dir), _preparation(source.record), data_dir=data_dir)
     elif dataset in (None, own.dataset):
         data = own
     else:
-        data = data_spec(dataset, preparation=own.preparation, split_seed=own.split_seed)
+        images = _described(dataset, data_dir)
+        data = data_spec(**{**vars(images), "preparation": own.preparation, "split_seed": own.split_seed})
     check_images(source.model, data, where=where)
     return data
+
+
+def _described(dataset: str, data_dir: Path | None) -> DataSpec:
+    """Describe a data set as it is; where its size and classes depend on the files, with a look at these."""
+    images = known(dataset, data_dir=data_dir)
+    return data_spec(dataset, validation_per_class=images.validation_per_class, content=images.content)
 
 
 def check_images(model: ModelSpec, data: DataSpec, *, where: str) -> None:

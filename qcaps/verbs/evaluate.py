@@ -103,7 +103,7 @@ def _evaluation(
     predicted: list[Predicted],
 ) -> Evaluation:
     """Evaluate one file on the images that were chosen for it; what it predicted is added to the list."""
-    images = load_split(spec, config.split, data_dir=config.data_dir)
+    images = load_split(spec, config.split, data_dir=config.data_dir, on_progress=on_progress)
     model = file.model
     try:
         with scores_seen(file.network) as scores:
@@ -129,6 +129,7 @@ def _evaluation(
         model=model.architecture,
         dataset=spec.dataset,
         split=config.split,
+        note=images.note,
         images=measured.images,
         correct=measured.correct,
         accuracy=measured.accuracy,

@@ -8,7 +8,7 @@ import torch
 
 from qcaps.config import PruneConfig
 from qcaps.data.images import ImageSet
-from qcaps.data.load import load_split
+from qcaps.data.load import load_training_splits
 from qcaps.data.spec import DataSpec
 from qcaps.data.split import hold_out
 
@@ -49,8 +49,7 @@ def chosen_images(data: DataSpec, config: PruneConfig) -> Images:
     UsageError
         If files are missing or damaged, or a class has a single validation image.
     """
-    training = load_split(data, "train", data_dir=config.data_dir)
-    validation = load_split(data, "validation", data_dir=config.data_dir)
+    training, validation = load_training_splits(data, data_dir=config.data_dir)
     drawn = torch.randperm(len(training), generator=torch.Generator().manual_seed(config.seed))
     asked = config.scoring_images // len(validation.class_names)
     per_class = max(1, min(asked, data.validation_per_class // 2))

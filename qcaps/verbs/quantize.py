@@ -14,7 +14,7 @@ from qcaps.artifacts.checkpoint import read_checkpoint
 from qcaps.artifacts.journal import Journal
 from qcaps.artifacts.writing import atomic_write
 from qcaps.config import QuantizeConfig, configure
-from qcaps.data.load import load_split
+from qcaps.data.load import load_split, load_training_splits
 from qcaps.distributed import joined, process_index
 from qcaps.errors import StoppedError
 from qcaps.evaluation.ends import INTERRUPT, Ends, Halt
@@ -83,9 +83,8 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     make_folder(out)
     if config.threads:
         torch.set_num_threads(config.threads)
-    search, report, training = (
-        load_split(job.data, split, data_dir=config.data_dir) for split in ("validation", "test", "train")
-    )
+    training, search = load_training_splits(job.data, data_dir=config.data_dir, on_progress=on_progress)
+    report = load_split(job.data, "test", data_dir=config.data_dir, on_progress=on_progress)
     with joined(), contextlib.ExitStack() as open_files:
         journal = None
         if process_index() == 0:

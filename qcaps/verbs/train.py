@@ -14,8 +14,7 @@ from qcaps.artifacts.checkpoint import read_checkpoint
 from qcaps.config import TrainConfig, configure
 from qcaps.config.model_numbers import model_numbers
 from qcaps.data.augment import augmentation
-from qcaps.data.dataset import dataset
-from qcaps.data.load import load_split
+from qcaps.data.load import known, limited, load_split, load_training_splits
 from qcaps.data.spec import DataSpec, data_spec
 from qcaps.data.statistics import with_preparation
 from qcaps.errors import UsageError
@@ -57,19 +56,19 @@ def train(*, on_progress: OnProgress = silent, **options: object) -> Outcome:
         If the loss is no longer a number; the best epoch before is written.
     """
     config = configure(TrainConfig, options)
-    subject = _subject(config)
+    subject = _subject(config, on_progress)
     out = config.out or Path("runs") / f"{config.model}-{config.dataset}-train"
     if config.threads:
         torch.set_num_threads(config.threads)
-    images = functools.cache(lambda: _images(subject, config))
+    images = functools.cache(lambda: _images(subject, config, on_progress))
     if config.runs == 1:
         return _outcome(train_once(subject, config, out, images, on_progress))
     return train_repeatedly(subject, config, out, images, on_progress, _outcome)
 
 
-def _subject(config: TrainConfig) -> Subject:
+def _subject(config: TrainConfig, on_progress: OnProgress) -> Subject:
     """Gather what is trained."""
-    data = training_data(config)
+    data = training_data(config, on_progress)
     start, sha256 = (None, "") if config.init is None else read_checkpoint(find_checkpoint(config.init))
     spec = training_spec(config, data, None if start is None else start.model)
     also = []
@@ -80,16 +79,23 @@ def _subject(config: TrainConfig) -> Subject:
     return Subject(spec, data, tuple(also), start, sha256)
 
 
-def training_data(config: TrainConfig) -> DataSpec:
-    """Describe the images to train on, and how they are prepared and augmented."""
-    images = dataset(config.dataset)
-    return with_preparation(
-        data_spec(
-            config.dataset, augmentation=config.augmentation or images.augmentation, split_seed=config.split_seed
-        ),
-        config.preparation or images.preparation,
+def training_data(config: TrainConfig, on_progress: OnProgress = silent) -> DataSpec:
+    """Describe the images to train on; where their size and classes depend on the files, with a look at these."""
+    images = known(
+        config.dataset,
         data_dir=config.data_dir,
+        size=config.image_size,
+        channels=config.image_channels,
+        on_progress=on_progress,
     )
+    spec = data_spec(
+        config.dataset,
+        augmentation=config.augmentation or images.augmentation,
+        split_seed=config.split_seed,
+        validation_per_class=images.validation_per_class,
+        content=images.content,
+    )
+    return with_preparation(spec, config.preparation or images.preparation, data_dir=config.data_dir)
 
 
 def training_spec(config: TrainConfig, data: DataSpec, start: ModelSpec | None) -> ModelSpec:
@@ -103,12 +109,13 @@ def training_spec(config: TrainConfig, data: DataSpec, start: ModelSpec | None) 
     return fitted_spec(config.model, data.image, data.classes, {"decoder": decoder, **numbers})
 
 
-def _images(subject: Subject, config: TrainConfig) -> TrainingData:
-    """Read all images of a training; the test images stay unseen."""
+def _images(subject: Subject, config: TrainConfig, on_progress: OnProgress) -> TrainingData:
+    """Read the images to train and to validate on, as many as asked for; the test images stay unseen."""
     data = subject.data
+    training, validation = load_training_splits(data, data_dir=config.data_dir, on_progress=on_progress)
     return TrainingData(
-        train=load_split(data, "train", data_dir=config.data_dir),
-        validation=load_split(data, "validation", data_dir=config.data_dir),
+        train=limited(training, config.limit_train, data.split_seed),
+        validation=limited(validation, config.limit_validation, data.split_seed),
         augment=augmentation(data.augmentation),
         also={other.dataset: load_split(other, "validation", data_dir=config.data_dir) for other in subject.also},
     )
@@ -123,12 +130,14 @@ def _outcome(finished: Finished) -> Outcome:
     scores = {name.removesuffix("_correct"): _score(best, name) for name in best if name.endswith("_correct")}
     own = scores.pop("validation")
     dataset_name = checkpoint.data.dataset if checkpoint.data else ""
+    note = cast("Mapping[str, str]", record["images"])["note"]
     document: dict[str, object] = {
         "schema": "qcaps.train/1",
         "checkpoint": str(finished.files[0]),
         "sha256": finished.sha256,
         "model": model,
         "dataset": dataset_name,
+        "note": note,
         "parameters": parameter_count(checkpoint.network()),
         "epochs": len(history),
         "best_epoch": best["epoch"],
@@ -136,6 +145,7 @@ def _outcome(finished: Finished) -> Outcome:
         "also": scores,
     }
     line = f"{model} on {dataset_name}: validation accuracy {_told(own)} in epoch {best['epoch']}"
+    line += f"; {note}" if note else ""
     if finished.timing is not None:
         document["run"] = facts = speed_facts(finished.timing)
         waiting = f"{100 * facts['waiting']:.1f} % of the time waiting for them"

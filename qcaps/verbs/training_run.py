@@ -84,7 +84,7 @@ def train_once(
     resume = _read_resume(out / "resume.pt", key)
 
     def finish(trained: Trained) -> Finished:
-        return _write(_checkpoint(subject, config, key, taken, trained), trained, config, out)
+        return _write(_checkpoint(subject, config, key, taken, trained, images()), trained, config, out)
 
     try:
         finished = finish(_train(network, key, images(), config, out, on_progress, resume))
@@ -172,7 +172,7 @@ def _read_resume(path: Path, key: str) -> State | None:
 
 
 def _checkpoint(
-    subject: Subject, config: TrainConfig, key: str, taken: tuple[str, ...], trained: Trained
+    subject: Subject, config: TrainConfig, key: str, taken: tuple[str, ...], trained: Trained, images: TrainingData
 ) -> Checkpoint:
     """Make the checkpoint of the best epoch."""
     record = {
@@ -180,6 +180,7 @@ def _checkpoint(
         "options": plain_options(config),
         "history": [epoch.row() for epoch in trained.position.history],
         "best_epoch": trained.position.best().epoch,
+        "images": {"train": len(images.train), "validation": len(images.validation), "note": images.train.note},
         "taken_over": {"sha256": subject.start_sha256, "stages": list(taken)} if taken else None,
         "versions": {"qcaps": qcaps.__version__, "torch": torch.__version__},
     }

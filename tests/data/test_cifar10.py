@@ -34,7 +34,7 @@ def test_class_folders_are_read_packed_or_not(tmp_path: Path, form: str) -> None
 
     assert images.pixels.shape == (10, *SHAPE)
     assert images.labels.tolist() == list(range(10))
-    assert images.note == "JPEG q75"
+    assert images.note == "JPEG q75 copy"
     assert (images.dataset, images.split) == ("cifar10", "train")
 
 
@@ -123,7 +123,7 @@ def test_the_real_test_part_is_complete_and_a_jpeg_copy(data_dir: Path) -> None:
     images = read_cifar10("test", data_dir, False)
 
     assert images.labels.bincount().tolist() == [1000] * 10
-    assert images.note == "JPEG q75"
+    assert images.note == "JPEG q75 copy"
 
 
 @pytest.mark.real_data

@@ -57,7 +57,7 @@ def test_pairs_come_in_the_original_order_left_eye_first(tmp_path: Path, form: s
     assert images.class_names == CLASSES
     assert images.groups is not None
     assert images.groups.tolist() == [4] * 5 + [9] * 5
-    assert images.note == "JPEG q75"
+    assert images.note == "JPEG q75 copy"
 
 
 def test_instance_nine_of_every_class_validates(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_the_real_parts_are_those_of_the_original(data_dir: Path, part: str, ins
     assert images.labels.tolist() == [index % 5 for index in range(24_300)]
     assert images.groups is not None
     assert images.groups.unique().tolist() == instances
-    assert images.note == "JPEG q75"
+    assert images.note == "JPEG q75 copy"
     # The eyes of a pair show the same toy: they are far more alike than two left eyes.
     left, right = (images.pixels[:500, eye].float().flatten(1) for eye in (0, 1))
     assert (left - right).abs().mean() < 0.7 * (left[:-1] - left[1:]).abs().mean()
