@@ -96,7 +96,7 @@ CIFAR10 = DataSet(
     width=_FRAME.width,
     class_names=("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
     validation_per_class=500,
-    augmentation="shift-flip",
+    augmentation="cifar-q-capsnets",
     read=read_cifar10,
     look=_look,
 )

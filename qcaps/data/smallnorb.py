@@ -98,8 +98,9 @@ SMALLNORB = DataSet(
     width=_FRAME.width,
     class_names=CLASSES,
     validation_per_class=972,
-    augmentation="none",
+    augmentation="norb-efficient",
     read=read_smallnorb,
+    preparation="norb-efficient",
     look=_look,
     validation_group=VALIDATION_INSTANCE,
 )

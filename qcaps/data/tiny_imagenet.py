@@ -100,7 +100,7 @@ def _described(content: Content) -> DataSet:
         width=content.width,
         class_names=content.class_names,
         validation_per_class=50,
-        augmentation="shift-flip",
+        augmentation="tiny-towards-efficient",
         read=partial(read_tiny_imagenet, content),
         content=content,
     )

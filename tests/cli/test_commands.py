@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from made_pictures import write_folder
 from qcaps_cli import compare, environment, evaluate, import_, inspect, listing, prune, quantize, recipe, train, verify
 from shell import call, spawn
 
@@ -221,7 +222,7 @@ def test_evaluating_with_json_prints_one_document(capsys, tiny_checkpoint):
     assert answer.err == "evaluate checkpoint.pt: 360/360\n"
 
 
-@pytest.mark.parametrize("kind", sorted(REGISTRIES.keys() - {"models"}))
+@pytest.mark.parametrize("kind", sorted(REGISTRIES.keys() - {"models", "datasets"}))
 def test_every_registry_is_listed(capsys, kind):
     answer = call(capsys, "list", kind)
     entries = list(REGISTRIES[kind])
@@ -259,6 +260,27 @@ def test_the_figures_of_networks_are_numbers_in_json(capsys):
         "parameters": 6_804_384,
         "macs": 201_793_536,
     }
+
+
+def test_data_sets_are_listed_with_what_is_there_and_what_is_missing(capsys, tmp_path):
+    write_folder(tmp_path, {"cifar10/train.zip": b"", "svhn/train_32x32.mat": b"", "SVHN/test_32x32.mat": b""})
+    head, *rows, place = call(capsys, "list", "datasets", "--data-dir", str(tmp_path)).out.splitlines()
+    assert head.split() == ["name", "files"]
+    assert place == f"in {tmp_path}"
+    files = dict(zip(DATASETS.names(), (row[head.index("files") :] for row in rows), strict=True))
+    assert files["digits"] == "nothing needed"
+    assert files["cifar10"] == "missing: cifar10/test.zip"
+    assert files["svhn"] == "svhn/train_32x32.mat, SVHN/test_32x32.mat"
+
+
+def test_what_is_there_of_data_sets_is_told_in_json(capsys, tmp_path, monkeypatch):
+    write_folder(tmp_path, {"cifar10/train.zip": b""})
+    monkeypatch.setenv("QCAPS_DATA", str(tmp_path))
+    document = json.loads(call(capsys, "list", "datasets", "--json").out)
+    found = {entry["name"]: (entry["found"], entry["missing"]) for entry in document["entries"]}
+    assert tuple(found) == DATASETS.names()
+    assert found["cifar10"] == (["cifar10/train.zip"], ["cifar10/test.zip"])
+    assert found["digits"] == ([], [])
 
 
 def test_recipes_are_listed(capsys):

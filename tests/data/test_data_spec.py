@@ -6,13 +6,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qcaps.data.dataset import dataset
+from qcaps.data.dataset import DataSet, dataset, registered
 from qcaps.data.preparation import PLAIN, Preparation
 from qcaps.data.spec import DataSpec, data_spec, data_spec_from_dict, data_spec_to_dict
 from qcaps.errors import ArtifactError, UsageError
 from qcaps.registry import AUGMENTATIONS, DATASETS, PREPARATIONS
 
-names = st.sampled_from(DATASETS.names())
+# The others depend on their files: tests/data/test_own_images.py.
+CLOSED = [name for name in DATASETS.names() if isinstance(registered(name), DataSet)]
+names = st.sampled_from(CLOSED)
 augmentations = st.sampled_from(AUGMENTATIONS.names())
 sides = st.integers(20, 64)
 numbers = st.floats(0.125, 2)
@@ -64,15 +66,15 @@ def test_a_spec_takes_the_validation_size_of_its_data_set(name: str, number: int
 
 @pytest.mark.parametrize("name", DATASETS.names())
 def test_every_registered_data_set_carries_its_own_name(name: str) -> None:
-    assert dataset(name).name == name
+    assert registered(name).name == name
 
 
-@pytest.mark.parametrize("name", DATASETS.names())
+@pytest.mark.parametrize("name", CLOSED)
 def test_the_preferred_augmentation_of_every_data_set_is_registered(name: str) -> None:
     assert dataset(name).augmentation in AUGMENTATIONS
 
 
-@pytest.mark.parametrize("name", DATASETS.names())
+@pytest.mark.parametrize("name", CLOSED)
 def test_the_preferred_preparation_of_every_data_set_is_registered(name: str) -> None:
     assert dataset(name).preparation in PREPARATIONS
 

@@ -32,6 +32,16 @@ def test_subset_keeps_pixels_labels_and_indices_together_in_the_order_asked_for(
     assert picked.split == "train"
 
 
+def test_subset_keeps_groups_and_the_note() -> None:
+    images = replace(three_images(), groups=torch.tensor([4, 5, 6]), note="JPEG q75 copy")
+
+    picked = images.subset(torch.tensor([2, 0]))
+
+    assert picked.groups is not None
+    assert picked.groups.tolist() == [6, 4]
+    assert picked.note == "JPEG q75 copy"
+
+
 def test_sha256_is_over_the_shape_and_preparation_then_pixels_labels_and_indices_in_little_endian() -> None:
     content = (
         b"((3, 1, 1, 2), Preparation(divisor=255, resize=None, resize_rounds=False, mean=(0.0,), std=(1.0,), "

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from qcaps.data.load import default_data_dir, load_split
+from qcaps.data.load import default_data_dir, load_split, load_training_splits
 from qcaps.data.spec import data_spec
 from qcaps.errors import UsageError
 
@@ -36,6 +36,16 @@ def test_the_split_seed_changes_validation_but_never_the_test_images() -> None:
 def test_too_large_a_validation_part_is_a_usage_error() -> None:
     with pytest.raises(UsageError, match="cannot hold out 138 images per class: class 8"):
         load_split(data_spec("digits", validation_per_class=138), "train")
+
+
+def test_both_training_splits_at_once_are_those_read_one_by_one() -> None:
+    spec = data_spec("digits")
+
+    both = load_training_splits(spec)
+
+    assert [images.split for images in both] == ["train", "validation"]
+    for images in both:
+        assert images.sha256() == load_split(spec, images.split).sha256()
 
 
 def test_qcaps_data_names_the_default_folder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qcaps.data.split import hold_out
+from qcaps.data.split import evenly, hold_out, hold_out_group
 from qcaps.errors import UsageError
 
 PER_CLASS = 3
@@ -73,3 +73,37 @@ def test_images_are_not_taken_from_the_beginning_of_a_class() -> None:
 def test_a_class_that_would_be_left_without_images_is_refused(per_class: int) -> None:
     with pytest.raises(UsageError, match="class 1 has only 3"):
         hold_out(torch.tensor([0, 0, 0, 0, 0, 1, 1, 1]), per_class, 1234)
+
+
+def test_a_group_is_held_out_whole() -> None:
+    parts = hold_out_group(torch.tensor([9, 4, 9, 6, 9]), 9)
+
+    assert parts.taken.tolist() == [0, 2, 4]
+    assert parts.left.tolist() == [1, 3]
+
+
+@given(label_lists(), seeds, st.integers(1, 50))
+def test_an_even_draw_takes_as_many_of_each_class_as_it_has(labels: list[int], seed: int, count: int) -> None:
+    drawn = evenly(torch.tensor(labels), count, seed).tolist()
+
+    assert drawn == sorted(set(drawn))
+    assert len(drawn) == min(count, len(labels))
+    taken = {label: sum(labels[position] == label for position in drawn) for label in set(labels)}
+    most = max(taken.values())
+    assert all(number >= min(most - 1, labels.count(label)) for label, number in taken.items())
+
+
+@given(label_lists(), seeds)
+def test_a_larger_draw_holds_the_smaller_one(labels: list[int], seed: int) -> None:
+    smaller, larger = (set(evenly(torch.tensor(labels), count, seed).tolist()) for count in (4, 7))
+
+    assert smaller <= larger
+
+
+def test_an_even_draw_depends_on_the_seed() -> None:
+    labels = torch.arange(1000) % 10
+
+    first, second = (evenly(labels, 100, seed).tolist() for seed in (1, 2))
+
+    assert first != second
+    assert labels[torch.tensor(first)].bincount().tolist() == [10] * 10

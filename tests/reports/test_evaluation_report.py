@@ -13,6 +13,7 @@ EVALUATION = Evaluation(
     model="efficient-capsnet",
     dataset="digits",
     split="test",
+    note="",
     images=360,
     correct=351,
     accuracy=0.975,
@@ -41,6 +42,11 @@ def test_the_figures_stand_on_a_line_each() -> None:
         "  weights      81.250 kB",
         "  file         1.091 MB",
     ]
+
+
+def test_what_is_to_be_said_of_the_images_stands_beside_the_accuracy() -> None:
+    lines = evaluation_lines(dataclasses.replace(EVALUATION, note="JPEG q75 copy"), ())
+    assert lines[1] == "  accuracy     97.50 % (351 of 360; 95 %: 95.32 to 98.67); JPEG q75 copy"
 
 
 def test_latency_is_told_of_one_image_and_of_a_batch() -> None:
