@@ -59,7 +59,7 @@ def test_a_network_learns_from_own_pictures_and_is_evaluated_where_only_the_test
 
     document = qcaps.evaluate(trained, data_dir=elsewhere, latency=False).document
 
-    losses = [epoch["loss"] for epoch in checkpoint.record["history"]]
+    losses = [epoch["class_loss"] for epoch in checkpoint.record["history"]]
     assert losses[-1] < losses[0]
     assert checkpoint.data is not None
     assert checkpoint.data.content is not None
