@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from toy_reports import toy_images
+
 from qcaps.evaluation.statistics import compare_paired
 from qcaps.reports.pruning import (
     CandidateRow,
@@ -20,6 +22,7 @@ from qcaps.reports.pruning import (
     WidthChange,
 )
 from qcaps.reports.quantization import Score
+from qcaps.training.state import EpochRecord
 
 WIDTHS = {"conv1.channels": (32, 20), "primary.types": (16, 16), "primary.dims": (8, 6)}
 
@@ -47,6 +50,11 @@ def toy_finalist(number: int, correct: int, *, won: bool = False) -> FinalistRow
 def toy_candidate(number: int, score: float, origin: str = "drawn") -> CandidateRow:
     """Describe a candidate."""
     return CandidateRow(number, origin, score, 0.001, 0.9, {"flops": 0.4995, "params": 0.61})
+
+
+def toy_epoch(epoch: int, correct: int) -> EpochRecord:
+    """Describe an epoch of a training."""
+    return EpochRecord(epoch, 0.001 / epoch, 0.5 / epoch, 40.0 / epoch, correct, 500)
 
 
 def toy_pruning(**changes: object) -> PruningReport:
@@ -92,6 +100,8 @@ def toy_pruning(**changes: object) -> PruningReport:
             image_forwards=8_000,
             stopped_early="",
         ),
+        history=(toy_epoch(1, 470), toy_epoch(2, 482)),
+        images=toy_images(),
         first={"file": "a.pt", "sha256": "23" * 32},
         warnings=(),
         inputs={"checkpoint": "a.pt"},

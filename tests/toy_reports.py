@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from qcaps.evaluation.statistics import compare_paired
+from qcaps.reports.image_facts import BINS, Confusion, ImageFacts, Lengths, NetworkFacts, WrongImage
 from qcaps.reports.quantization import (
     ClassChange,
     Layer,
@@ -18,7 +19,7 @@ from qcaps.reports.quantization import (
     SplitResult,
     UniformRouting,
 )
-from qcaps.reports.search_facts import SearchFacts, SearchRow
+from qcaps.reports.search_facts import SearchFacts, SearchRow, Sensitivity, TriedPlan
 
 IMAGES = 1000
 
@@ -119,6 +120,50 @@ def toy_row(name: str = "pareto", **changes: object) -> SearchRow:
     return dataclasses.replace(row, **changes)
 
 
+def toy_lengths(label_bin: int) -> Lengths:
+    """Describe class capsules, those of the labels all in one bin."""
+    one_bin = tuple(IMAGES * (place == label_bin) for place in range(BINS))
+    none, low = (0,) * BINS, (IMAGES, *(0,) * (BINS - 1))
+    return Lengths(one_bin, low, none)
+
+
+def toy_images(**changes: object) -> ImageFacts:
+    """Describe what two networks make of 1,000 images of two classes: one is taken for the other 99 and 105 times."""
+    facts = ImageFacts(
+        dataset="digits",
+        split="test",
+        images=IMAGES,
+        class_names=("zero", "one"),
+        class_sizes=(400, 600),
+        score_name="length",
+        networks=(
+            NetworkFacts("float", 901, toy_lengths(45), (Confusion(0, 1, 20), Confusion(1, 0, 79))),
+            NetworkFacts("satisfied.pt", 895, toy_lengths(40), (Confusion(0, 1, 24), Confusion(1, 0, 81))),
+        ),
+        wrong_images=105,
+        wrong=(WrongImage(17, 1, 0, 0.25, 0.875, True), WrongImage(3, 0, 1, 0.5, 0.75, False)),
+    )
+    return dataclasses.replace(facts, **changes)
+
+
+def toy_plan(payload_bytes: int, lost: int, *, seen: int = IMAGES, **changes: object) -> TriedPlan:
+    """Describe a plan that was tried and may lose 9 images."""
+    plan = TriedPlan(
+        rounding="truncation",
+        phase="front",
+        payload_bytes=payload_bytes,
+        activation_bytes=1234.5,
+        seen=seen,
+        lost=lost,
+        gained=0,
+        passed=lost <= 9,
+        certain=True,
+        on_front=False,
+        chosen=False,
+    )
+    return dataclasses.replace(plan, **changes)
+
+
 def toy_report(**changes: object) -> QuantizationReport:
     """Describe a quantization that went well unless told otherwise."""
     report = QuantizationReport(
@@ -143,6 +188,18 @@ def toy_report(**changes: object) -> QuantizationReport:
             (SiteChange("class_caps.coupling@1", 1.0, 0.98765), SiteChange("class_caps.coupling@2", 0.75, None)),
             (SiteChange("class_caps.logits@1", 0.0, 0.5),),
         ),
+        candidates=(
+            toy_plan(120_000, 2),
+            toy_plan(100_000, 4),
+            toy_plan(90_000, 12, seen=64),
+            toy_plan(95_000, 11),
+            toy_plan(81_250, 5, on_front=True, chosen=True),
+        ),
+        sensitivity=(
+            Sensitivity("conv1.weight", "weights", 800, (4,), {2: 36.0, 3: 9.0, 4: 1.25, 8: 0.0, 16: 0.0}, (2, 4)),
+            Sensitivity("class_caps.out", "activations", 160, (8,), {2: 4.0, 4: 0.5, 8: 0.01, 16: 0.0}, (2, 4, 8)),
+        ),
+        images=toy_images(),
         warnings=("the split is small",),
         inputs={"checkpoint": "a.pt"},
         versions={"torch": "2.10"},

@@ -34,3 +34,7 @@ class EvaluateConfig:
     )
     ensemble: bool = option(False, "Score the files together as well, by the mean of their class scores.")
     latency: bool = option(True, "Measure the latency of one image and of a batch.")
+    decoder_from: Path | None = option(
+        None, "Checkpoint whose decoder draws what the capsules still hold (default: the network's own)."
+    )
+    out: Path | None = option(None, "Folder to write report.html into (default: nothing is written).")

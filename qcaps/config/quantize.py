@@ -114,6 +114,9 @@ class QuantizeConfig:
         names=DATASETS,
     )
     data_dir: Path | None = option(None, "Folder of the data sets (QCAPS_DATA, else ~/.cache/qcaps/data).")
+    decoder_from: Path | None = option(
+        None, "Checkpoint whose decoder draws what the capsules still hold (default: the network's own)."
+    )
     test_batch_size: int = option(200, "Images per batch; changes speed and memory only.", least=1)
     cache_memory: int = option(
         1_000_000_000,

@@ -118,6 +118,20 @@ def cropped(values: Tensor, preparation: Preparation) -> Tensor:
     return values[:, :, top : top + height, left : left + width]
 
 
+def restored(values: Tensor, preparation: Preparation) -> Tensor:
+    """Turn what a network sees, or what a decoder draws of it, back into 8-bit pixels of the size it has.
+
+    Parameters
+    ----------
+    values
+        Shape ``(n, channels, height, width)``; beyond what pixels can be they are clamped.
+    preparation
+        What was done to the images; resizing and cropping are not undone.
+    """
+    divided = values * _spread(preparation.std, values) + _spread(preparation.mean, values)
+    return (divided * preparation.divisor).round().clamp(0, 255).to(torch.uint8)
+
+
 def _spread(numbers: tuple[float, ...], values: Tensor) -> Tensor:
     """Shape statistics so that they broadcast over images."""
     per_value = len(numbers) > values.shape[1]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from qcaps.evaluation.measure import Predict, even_blocks
+from qcaps.evaluation.measure import Predict, See, even_blocks, unseen
 from qcaps.models.network import CapsuleNetwork, Output, predictions, to_inference
 
 # Images ``(batch, channels, height, width)`` → what the network says of them.
@@ -47,10 +47,16 @@ def fast_form(network: CapsuleNetwork, *, bfloat16: bool = False) -> Forward:
     return forward
 
 
-def fast_predictor(network: CapsuleNetwork) -> Predict:
+def fast_predictor(network: CapsuleNetwork, see: See = unseen) -> Predict:
     """Make the candidate that is the fast form of a network, in bfloat16 where this processor multiplies it."""
     forward = fast_form(network, bfloat16=multiplies_bfloat16())
-    return lambda pixels, _indices: predictions(forward(pixels))
+
+    def predict(pixels: Tensor, _indices: Tensor) -> Tensor:
+        output = forward(pixels)
+        see(output)
+        return predictions(output)
+
+    return predict
 
 
 def multiplies_bfloat16() -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from qcaps.capsules.sites import Sites
 from qcaps.data.images import ImageSet
 from qcaps.errors import StoppedError
-from qcaps.models.network import CapsuleNetwork, array_sites, predictions
+from qcaps.models.network import CapsuleNetwork, Output, array_sites, predictions
 from qcaps.progress import OnProgress, Step, silent
 
 # The largest array of a block may take this much, so that it is still in the last-level cache when it is read.
@@ -21,6 +21,8 @@ BLOCK_BYTES = 16 << 20
 
 # Images ``(batch, c, h, w)`` and their indices ``(batch,)`` → predictions ``(batch,)``.
 Predict = Callable[[Tensor, Tensor], Tensor]
+# Shown what a network says of a batch.
+See = Callable[[Output], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,10 +100,20 @@ def batches(images: ImageSet, batch_size: int) -> Iterator[ImageSet]:
         yield images.subset(torch.arange(start, min(start + batch_size, len(images))))
 
 
-def predictor(network: CapsuleNetwork) -> Predict:
-    """Make the candidate that is a float network as it stands, on its own device."""
+def unseen(_output: Output) -> None:
+    """Show an output to nobody."""
+
+
+def predictor(network: CapsuleNetwork, see: See = unseen) -> Predict:
+    """Make the candidate that is a float network as it stands, on its own device; `see` is shown every output."""
     device = next(network.parameters()).device
-    return in_blocks(network, lambda pixels, _indices: predictions(network(pixels.to(device))))
+
+    def predict(pixels: Tensor, _indices: Tensor) -> Tensor:
+        output: Output = network(pixels.to(device))
+        see(output)
+        return predictions(output)
+
+    return in_blocks(network, predict)
 
 
 def in_blocks(network: CapsuleNetwork, predict: Predict) -> Predict:

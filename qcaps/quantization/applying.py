@@ -11,7 +11,7 @@ from torch import Tensor
 
 from qcaps.capsules.sites import Hook, hooked
 from qcaps.errors import QcapsError
-from qcaps.evaluation.measure import Predict, in_blocks
+from qcaps.evaluation.measure import Predict, See, in_blocks, unseen
 from qcaps.models.network import CapsuleNetwork, Output, predictions, weight_sites
 from qcaps.quantization.draws import uniforms, weight_uniforms
 from qcaps.quantization.fast_rounding import rounded_values
@@ -68,10 +68,19 @@ class ArrayRounder:
         """Make what rounds the arrays of the images with these indices, for :func:`~qcaps.capsules.sites.hooked`."""
         return lambda site, array: self._round(site, array, indices)
 
-    def predictor(self, network: CapsuleNetwork) -> Predict:
-        """Make the candidate for :func:`~qcaps.evaluation.measure.measure`; it computes with integers where it can."""
-        in_turn = in_blocks(network, lambda pixels, indices: predictions(self.forward(network, pixels, indices)))
+    def predictor(self, network: CapsuleNetwork, see: See = unseen) -> Predict:
+        """Make the candidate for :func:`~qcaps.evaluation.measure.measure`; it computes with integers where it can.
+
+        Every output is shown to `see`.
+        """
         inputs: dict[str, str] | None = None
+
+        def of_block(pixels: Tensor, indices: Tensor) -> Tensor:
+            output = self.forward(network, pixels, indices)
+            see(output)
+            return predictions(output)
+
+        in_turn = in_blocks(network, of_block)
 
         def predict(pixels: Tensor, indices: Tensor) -> Tensor:
             nonlocal inputs

@@ -14,7 +14,7 @@ from qcaps.artifacts.checkpoint import CHECKPOINT, checkpoint_of
 from qcaps.artifacts.container import Container, read_container
 from qcaps.data.spec import DataSpec, data_spec_from_dict
 from qcaps.errors import ArtifactError, QcapsError, UsageError, quoted
-from qcaps.evaluation.measure import Predict, predictor
+from qcaps.evaluation.measure import Predict, See, predictor, unseen
 from qcaps.models.network import CapsuleNetwork, array_sites, float_tensors, to_inference, weight_sites
 from qcaps.models.spec import ModelSpec, build, filled, spec_from_dict
 from qcaps.quantization.artifact import ARTIFACT, SCORES, SELF_TEST_IMAGES, Artifact, self_test_scores
@@ -82,11 +82,14 @@ class Loaded:
     artifact: Artifact | None
     checks: Checks
 
-    def predictor(self, *, seed: int | None = None) -> Predict:
-        """Make the candidate for :func:`~qcaps.evaluation.measure.measure`: pixels, indices → predictions."""
+    def predictor(self, *, seed: int | None = None, see: See = unseen) -> Predict:
+        """Make the candidate for :func:`~qcaps.evaluation.measure.measure`: pixels, indices → predictions.
+
+        Every output is shown to `see`.
+        """
         if self.artifact is None:
-            return predictor(self.network)
-        return self.artifact.rounder(seed).predictor(self.network)
+            return predictor(self.network, see)
+        return self.artifact.rounder(seed).predictor(self.network, see)
 
 
 def load(path: Path | str) -> Loaded:

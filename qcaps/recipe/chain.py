@@ -14,6 +14,7 @@ from qcaps.artifacts.writing import atomic_write
 from qcaps.config import RunConfig
 from qcaps.progress import OnProgress, Step
 from qcaps.recipe.finished import finished, forget, record
+from qcaps.recipe.reading import FILE_OPTIONS
 from qcaps.recipe.resolved import file_sha256, spelled_out, versions
 from qcaps.recipe.schema import StepPlan
 from qcaps.reports.documents import json_text
@@ -95,8 +96,9 @@ class Chain:
     def _evaluated(self, options: dict[str, object], folder: Path, listen: OnProgress) -> Outcome:
         if options.get("predictions") is not None:
             options["predictions"] = folder / Path(str(options["predictions"])).name
-        outcome = evaluate(*self._subjects(), on_progress=listen, **options)
-        make_folder(folder)
+        if self.config.reproducible:
+            options["latency"] = False
+        outcome = evaluate(*self._subjects(), on_progress=listen, **options, out=folder)
         document = {**outcome.document, "files": _named_from(self.out, outcome.document["files"])}
         if self.config.reproducible:
             del document["run"]
@@ -112,7 +114,7 @@ class Chain:
 
     def _key(self, step: StepPlan) -> str:
         """Name a step by its options, the content of what it takes, and the code."""
-        files: list[object] = [step.options[name] for name in ("strategy", "init") if step.options.get(name)]
+        files: list[object] = [step.options[name] for name in FILE_OPTIONS if step.options.get(name)]
         if step.verb == "eval":
             files += self._subjects() or [find_checkpoint(None)]
         elif step.verb != "train" or "init" not in step.options:

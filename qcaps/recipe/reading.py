@@ -16,6 +16,9 @@ from qcaps.recipe.overrides import override
 from qcaps.recipe.schema import Recipe, check_recipe
 from qcaps.recipe.yaml_reader import Node, plain, read_with_problems
 
+# Options that name a file, which may lie beside the recipe.
+FILE_OPTIONS = ("strategy", "init", "decoder-from")
+
 
 @dataclass(frozen=True)
 class ReadRecipe:
@@ -83,7 +86,7 @@ def _beside(path: Path, checked: Recipe) -> Recipe:
 def _found(path: Path, options: object) -> dict[str, str]:
     """Find the files among the options of a step."""
     given = options if isinstance(options, dict) else {}
-    return {key: _file(path, str(given[key])) for key in ("strategy", "init") if given.get(key) is not None}
+    return {key: _file(path, str(given[key])) for key in FILE_OPTIONS if given.get(key) is not None}
 
 
 def _file(recipe: Path, name: str) -> str:

@@ -15,6 +15,7 @@ from qcaps.recipe.reading import ReadRecipe, read_recipe
 from qcaps.recipe.resolved import recipe_key, resolved
 from qcaps.recipe.schema import Recipe
 from qcaps.reports.ci import promises_of
+from qcaps.reports.html.run import StepPage, run_page
 from qcaps.reports.variants import VariantRow, variant_row, variants_csv, variants_lines, variants_markdown
 from qcaps.verbs.junit import infeasible_told, write_junit
 from qcaps.verbs.outcome import Outcome, make_folder
@@ -81,18 +82,26 @@ def _ran(
         outcomes, rows = _outcomes(read, config, out, on_progress)
     steps = [{"name": name, "exit_code": o.exit_code, "result": o.document} for name, o in outcomes.items()]
     document = {**document, "steps": steps}
-    written: list[Path] = []
+    pages = [StepPage(name, o.exit_code, _page(out / name)) for name, o in outcomes.items()]
+    atomic_write(out / "report.html", run_page(read.base.description, pages, text).encode())
+    written = [out / "report.html"]
     if rows:
         document = {**document, "variants": [dataclasses.asdict(row) for row in rows]}
-        written = [out / "report.md", out / "variants.csv"]
-        atomic_write(written[0], variants_markdown(read.name, rows).encode())
-        atomic_write(written[1], variants_csv(rows).encode())
+        written += [out / "report.md", out / "variants.csv"]
+        atomic_write(out / "report.md", variants_markdown(read.name, rows).encode())
+        atomic_write(out / "variants.csv", variants_csv(rows).encode())
     if promises_of(document):
         written.append(write_junit(out, document))
     files = (out / RESOLVED, *written, *(file for o in outcomes.values() for file in o.files))
     lines = [line for name, outcome in outcomes.items() for line in _named_lines(name, outcome.lines)]
     lines += variants_lines(rows)
     return Outcome(max(o.exit_code for o in outcomes.values()), files, document, tuple(lines))
+
+
+def _page(folder: Path) -> str:
+    """Read the page that a step wrote, now or when it was finished before."""
+    page = folder / "report.html"
+    return page.read_text(encoding="utf-8") if page.is_file() else ""
 
 
 def _outcomes(

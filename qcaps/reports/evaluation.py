@@ -10,6 +10,7 @@ from pathlib import Path
 from qcaps.config.sizes import format_size
 from qcaps.evaluation.cost import StageCost
 from qcaps.evaluation.latency import Latency
+from qcaps.reports.image_facts import ImageFacts
 from qcaps.reports.quantization import Promise
 
 
@@ -41,6 +42,8 @@ class Evaluation:
         Values to train, and multiply-accumulates of one image, in all and by stage.
     weight_bytes, file_bytes
         What the weights take, packed or in float, and the file on disk.
+    facts
+        What else it makes of the images.
     """
 
     file: str
@@ -61,6 +64,7 @@ class Evaluation:
     stages: tuple[StageCost, ...]
     weight_bytes: int
     file_bytes: int
+    facts: ImageFacts
 
 
 def accuracy_promises(entries: Sequence[Evaluation], least: Decimal | None) -> tuple[Promise, ...]:

@@ -1,12 +1,20 @@
-"""The figures of quantized networks side by side: sizes, accuracies and what they allow one to claim."""
+"""The figures of a quantization as rows of text, from which every page makes its tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from qcaps.config.sizes import format_size
 from qcaps.reports.markdown_table import percent, points
-from qcaps.reports.quantization import ClassChange, QuantizationReport, QuantizedModel, Score
+from qcaps.reports.quantization import (
+    ClassChange,
+    QuantizationReport,
+    QuantizedModel,
+    RoutingChange,
+    Score,
+    UniformRouting,
+)
+from qcaps.reports.search_facts import SearchFacts, SearchRow
 
 Row = Sequence[str]
 
@@ -27,6 +35,73 @@ def class_rows(models: Sequence[QuantizedModel]) -> list[Row]:
         for first, *others in zip(*(model.classes for model in models), strict=True)
         if first.images
     ]
+
+
+def search_rows(report: QuantizationReport) -> list[Row]:
+    """Give a row for every figure of the searches that are compared; seconds belong to the run."""
+    known = (report.run or {}).get("search_seconds")
+    seconds = known if isinstance(known, dict) else {}
+
+    def row(name: str, of: Callable[[SearchRow], str]) -> Row:
+        return (name, *map(of, report.comparison))
+
+    return [
+        row("satisfied", lambda s: "yes" if s.satisfied else "no"),
+        row("file", lambda s: format_size(s.file_bytes)),
+        row("weight payload", lambda s: f"{format_size(s.payload_bytes)} ({s.weight_ratio:.2f}x)"),
+        row("activations per image", lambda s: f"{format_size(round(s.activation_bytes))} ({s.activation_ratio:.2f}x)"),
+        row("bits per weight / activation", lambda s: f"{s.weight_bits:.2f} / {s.activation_bits:.2f}"),
+        row(
+            f"accuracy, {report.baseline['search'].split}",
+            lambda s: f"{percent(s.search_accuracy)} ({s.net_losses} lost net)",
+        ),
+        row("image-forwards", lambda s: f"{s.image_forwards:,}"),
+        row("without early rejection", lambda s: f"{s.without_rejection:,}"),
+        row("and nothing remembered", lambda s: f"{s.whole:,}"),
+        row("seconds", lambda s: f"{seconds[s.key]:.1f}" if s.key in seconds else ""),
+    ]
+
+
+def uniform_sentence(uniform: UniformRouting) -> str:
+    """Say what both networks score without routing."""
+    return (
+        f"With all coupling coefficients equal the quantized network scores {percent(uniform.quantized_accuracy)} and "
+        f"the float one {percent(uniform.float_accuracy)}."
+    )
+
+
+def routing_rows(routing: RoutingChange) -> list[Row]:
+    """Give a row for every figure of every site of the routing: its name, the site, and both networks."""
+    return [
+        (
+            name,
+            change.site,
+            f"{change.in_float:.4f}",
+            "" if change.quantized is None else f"{change.quantized:.4f}",
+        )
+        for name, changes in (("entropy of coupling", routing.entropy), ("share of zero logits", routing.zero_logits))
+        for change in changes
+    ]
+
+
+def search_facts_rows(search: SearchFacts) -> Mapping[str, str]:
+    """Say how a search went, by name."""
+    found = {
+        "search": search.strategy,
+        "rounding": search.rounding,
+        "scales": f"one per {search.scales}",
+        "seeds": ", ".join(map(str, search.seeds)),
+        "plans tried": f"{search.plans_tried:,}",
+        "image-forwards": f"{search.image_forwards:,}",
+        "without early rejection": f"{search.without_rejection:,}",
+        "and nothing remembered": f"{search.whole:,}",
+        "the sequential search of Q-CapsNets, at least": f"{search.sequential:,}",
+        "stopped early": search.stopped_early or "no",
+        "evaluated with": search.evaluation_path,
+        "batch norms folded": "yes" if search.batch_norm_folded else "no",
+        "channels balanced, biases corrected": "yes" if search.prepared else "no",
+    }
+    return found | {name.replace("_", " "): str(value) for name, value in sorted(search.details.items())}
 
 
 def _size_rows(models: Sequence[QuantizedModel]) -> list[Row]:

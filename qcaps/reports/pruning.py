@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qcaps.evaluation.statistics import PairedComparison
+from qcaps.reports.image_facts import ImageFacts
 from qcaps.reports.quantization import Score
+from qcaps.training.state import EpochRecord
 
 SCHEMA = "qcaps.prune/1"
 
@@ -192,10 +194,12 @@ class PruningReport:
         Layer → ``types``, ``dims`` and ``positions`` that are left.
     finalists, rank_correlation
         The candidates that were fine-tuned, best first, and whether their scores foresaw their order: 1 if so.
-    finetuning
-        Every option of the fine-tuning.
+    finetuning, history
+        Every option of the fine-tuning, and its epochs.
     search
         How the strategy was found.
+    images
+        What the network makes of the test images, before and after.
     first
         Name and hash of the first checkpoint of the chain.
     run
@@ -214,7 +218,9 @@ class PruningReport:
     finalists: tuple[FinalistRow, ...]
     rank_correlation: float | None
     finetuning: Mapping[str, object]
+    history: tuple[EpochRecord, ...]
     search: PruneSearch
+    images: ImageFacts
     first: Mapping[str, str]
     warnings: tuple[str, ...]
     inputs: Mapping[str, str]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from qcaps.evaluation.statistics import PairedComparison
-from qcaps.reports.search_facts import SearchFacts, SearchRow
+from qcaps.reports.image_facts import ImageFacts
+from qcaps.reports.search_facts import SearchFacts, SearchRow, Sensitivity, TriedPlan
 
 SCHEMA = "qcaps.report/1"
 
@@ -229,6 +230,9 @@ class QuantizationReport:
     comparison: tuple[SearchRow, ...]
     uniform_routing: UniformRouting
     routing: RoutingChange
+    candidates: tuple[TriedPlan, ...]
+    sensitivity: tuple[Sensitivity, ...]
+    images: ImageFacts
     warnings: tuple[str, ...]
     inputs: Mapping[str, str]
     versions: Mapping[str, str]

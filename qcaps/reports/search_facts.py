@@ -1,4 +1,4 @@
-"""How a search went, and how it compares with others: plain data."""
+"""How a search went, what it tried, and how it compares with others: plain data."""
 
 from __future__ import annotations
 
@@ -79,3 +79,61 @@ class SearchRow:
     def key(self) -> str:
         """Tell this search from the others."""
         return f"{self.name}, {self.rounding}"
+
+
+@dataclass(frozen=True)
+class TriedPlan:
+    """One bit plan that was judged on the search split.
+
+    Parameters
+    ----------
+    rounding, phase
+        The scheme, and what the search was doing.
+    payload_bytes, activation_bytes
+        Of the weights, and of the arrays of one image.
+    seen, lost, gained
+        Images that it took, the same ones of every seed, and what became of them, summed over the seeds. The nearest
+        to a mistake come first: where not all were seen, the rest can hardly gain.
+    passed, certain
+        The verdict, and whether it is that of all images; a pass may only have steered the search.
+    on_front
+        Whether it passed for certain and no other that did is smaller.
+    chosen
+        Whether it is the first artifact.
+    """
+
+    rounding: str
+    phase: str
+    payload_bytes: int
+    activation_bytes: float
+    seen: int
+    lost: int
+    gained: int
+    passed: bool
+    certain: bool
+    on_front: bool
+    chosen: bool
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """What every width of one group does alone.
+
+    Parameters
+    ----------
+    group, kind, values
+        See :class:`~qcaps.quantization.search.groups.Group`.
+    chosen
+        Widths of its sites in the first artifact.
+    losses
+        Width → images of the search split that are predicted to be lost net.
+    measured
+        Widths that were measured; those between follow from them.
+    """
+
+    group: str
+    kind: str
+    values: int
+    chosen: tuple[int, ...]
+    losses: Mapping[int, float]
+    measured: tuple[int, ...]

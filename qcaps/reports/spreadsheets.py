@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from qcaps.quantization.search.groups import Group, Widths
 from qcaps.quantization.search.sensitivity import Scores
 from qcaps.quantization.search.task import Tried
+from qcaps.reports.plans import front_of, is_on
 
 CANDIDATE_COLUMNS = (
     "rounding",
@@ -42,7 +43,7 @@ def candidates_csv(groups: Sequence[Group], tried: Mapping[str, Sequence[Tried]]
     `certain`: the verdict is that of all images; a pass may only have steered the search. `on_front`: passed for
     certain, and no other that did takes as little of both weights and arrays, and less of one.
     """
-    front = _front([one for candidates in tried.values() for one in candidates if _holds(one)])
+    front = front_of(tried)
     rows = (
         (
             rounding,
@@ -56,7 +57,7 @@ def candidates_csv(groups: Sequence[Group], tried: Mapping[str, Sequence[Tried]]
             one.allowed,
             int(one.judgement.passed),
             int(one.judgement.certain),
-            int(_holds(one) and (one.payload_bytes, one.activation_bytes) in front),
+            int(is_on(front, one)),
             *(_width(group, one.widths) for group in groups),
         )
         for rounding, candidates in tried.items()
@@ -73,21 +74,6 @@ def sensitivity_csv(groups: Sequence[Group], scores: Scores) -> str:
         for group in groups
     )
     return _csv(("group", "kind", "values", *(f"{bits} bits" for bits in widths)), rows)
-
-
-def _holds(one: Tried) -> bool:
-    return one.judgement.passed and one.judgement.certain
-
-
-def _front(passed: Sequence[Tried]) -> set[tuple[int, float]]:
-    """Give payload and activation bytes of those that no other one beats."""
-    found: set[tuple[int, float]] = set()
-    least = math.inf
-    for sizes in sorted({(one.payload_bytes, one.activation_bytes) for one in passed}):
-        if sizes[1] < least:
-            found.add(sizes)
-            least = sizes[1]
-    return found
 
 
 def _width(group: Group, widths: Widths) -> str:

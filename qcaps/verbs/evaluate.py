@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from qcaps.artifacts.bundled import find_checkpoint
+from qcaps.artifacts.writing import atomic_write
 from qcaps.config import EvaluateConfig, configure
 from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
@@ -19,7 +20,8 @@ from qcaps.errors import StoppedError, UsageError
 from qcaps.evaluation.cost import stage_costs
 from qcaps.evaluation.fast import fast_predictor
 from qcaps.evaluation.latency import Latency, measure_latency
-from qcaps.evaluation.measure import Measurement, Predict, measure
+from qcaps.evaluation.measure import Measurement, Predict, See, measure, unseen
+from qcaps.evaluation.outputs import Outputs
 from qcaps.evaluation.statistics import wilson_interval
 from qcaps.models.network import encoder_tensors, parameter_count
 from qcaps.models.spec import filled
@@ -28,12 +30,19 @@ from qcaps.quantization.artifact import payload_bytes, predictions_sha256
 from qcaps.quantization.folding import fold_batch_norms
 from qcaps.quantization.loading import Loaded, load
 from qcaps.reports.evaluation import ClassScore, Evaluation, accuracy_promises, evaluation_lines
+from qcaps.reports.html.evaluation import evaluation_page
+from qcaps.reports.image_facts import image_facts
+from qcaps.reports.pictures import Pictures, with_pictures
 from qcaps.reports.promises import broken_lines
 from qcaps.verbs.chosen_data import chosen_data
+from qcaps.verbs.decoding import decoder_for
 from qcaps.verbs.ensemble import EnsembleScore, check_ensemble, ensemble_line, score_together
 from qcaps.verbs.interruption import stoppable
-from qcaps.verbs.outcome import Outcome
-from qcaps.verbs.predictions import Predicted, scores_seen, write_predictions
+from qcaps.verbs.outcome import Outcome, make_folder
+from qcaps.verbs.predictions import Predicted, write_predictions
+
+# Chooses the images that are reconstructed: the same ones of every network.
+PANEL_SEED = 42
 
 
 def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: object) -> Outcome:
@@ -72,12 +81,15 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
     if config.ensemble:
         check_ensemble(loaded)
     data = [chosen_data(file, config.dataset, data_dir=config.data_dir, where=str(file.path)) for file in loaded]
+    if config.out is not None:
+        make_folder(config.out)
     with stoppable() as stop:
         predicted: list[Predicted] = []
-        entries = [_evaluation(*pair, config, on_progress, stop, predicted) for pair in zip(loaded, data, strict=True)]
+        seen = [_evaluation(*pair, config, on_progress, stop, predicted) for pair in zip(loaded, data, strict=True)]
         together = _together(loaded, data, config, on_progress, stop) if config.ensemble else None
-    files = () if config.predictions is None else (config.predictions,)
-    for path in files:
+    entries, pictures = zip(*seen, strict=True)
+    written = [] if config.predictions is None else [config.predictions]
+    for path in written:
         write_predictions(path, predicted)
     promises = accuracy_promises(entries, config.min_accuracy)
     timed = [_latencies(file, config) if config.latency else () for file in loaded]
@@ -88,10 +100,13 @@ def evaluate(*files: Path | str, on_progress: OnProgress = silent, **options: ob
         "promises": [dataclasses.asdict(promise) for promise in promises],
         "run": {"latency": [[dataclasses.asdict(one) for one in each] for each in timed]},
     }
+    if config.out is not None:
+        written.append(config.out / "report.html")
+        atomic_write(written[-1], evaluation_page(entries, pictures, timed, promises).encode())
     lines = [line for pair in zip(entries, timed, strict=True) for line in evaluation_lines(*pair)]
     lines += [] if together is None else [ensemble_line(together)]
     kept = all(promise.kept for promise in promises)
-    return Outcome(0 if kept else 1, files, document, (*lines, *broken_lines(promises)))
+    return Outcome(0 if kept else 1, tuple(written), document, (*lines, *broken_lines(promises)))
 
 
 def _evaluation(
@@ -101,28 +116,36 @@ def _evaluation(
     on_progress: OnProgress,
     stop: Callable[[], bool],
     predicted: list[Predicted],
-) -> Evaluation:
+) -> tuple[Evaluation, Pictures]:
     """Evaluate one file on the images that were chosen for it; what it predicted is added to the list."""
     images = load_split(spec, config.split, data_dir=config.data_dir, on_progress=on_progress)
-    model = file.model
+    model, noted = file.model, Outputs()
+    draw = decoder_for(file.network, model, config.decoder_from)
     try:
-        with scores_seen(file.network) as scores:
-            measured = measure(
-                _candidate(file, config),
-                images,
-                batch_size=config.test_batch_size,
-                phase=f"evaluate {file.path.name}",
-                on_progress=on_progress,
-                stop=stop,
-            )
+        measured = measure(
+            _candidate(file, config, noted.see),
+            images,
+            batch_size=config.test_batch_size,
+            phase=f"evaluate {file.path.name}",
+            on_progress=on_progress,
+            stop=stop,
+        )
     except StoppedError as error:
         raise StoppedError(error.what, where=str(file.path), do="nothing was written") from error
-    predicted.append(Predicted(str(file.path), images, measured, torch.cat(scores) if scores else None))
+    predicted.append(Predicted(str(file.path), images, measured, noted.scores))
     weight_bytes = 4 * sum(tensor.numel() for tensor in encoder_tensors(file.network).values())
     if file.artifact is not None:
         weight_bytes = payload_bytes(file.network, file.artifact.plan)
     stages = stage_costs(file.network, (model.channels, model.height, model.width))
-    return Evaluation(
+    outputs = {file.path.name: noted}
+    facts, pictures = with_pictures(
+        image_facts(images, outputs, file.network.loss),
+        images,
+        outputs,
+        {} if draw is None else {file.path.name: draw},
+        seed=PANEL_SEED,
+    )
+    found = Evaluation(
         file=str(file.path),
         sha256=file.sha256,
         kind="checkpoint" if file.artifact is None else "artifact",
@@ -141,7 +164,9 @@ def _evaluation(
         stages=stages,
         weight_bytes=weight_bytes,
         file_bytes=file.file_bytes,
+        facts=facts,
     )
+    return found, pictures
 
 
 def _together(
@@ -157,12 +182,12 @@ def _together(
     return score_together(loaded, images, batch_size=size, seed=seed, on_progress=on_progress, stop=stop)
 
 
-def _candidate(file: Loaded, config: EvaluateConfig) -> Predict:
+def _candidate(file: Loaded, config: EvaluateConfig, see: See = unseen) -> Predict:
     """Make what is scored: the network as it lies in the file, or its fast form."""
     if not config.fast:
-        return file.predictor(seed=config.seed)
+        return file.predictor(seed=config.seed, see=see)
     spec, tensors = fold_batch_norms(file.model, encoder_tensors(file.network))
-    return fast_predictor(filled(spec, tensors, where=str(file.path)))
+    return fast_predictor(filled(spec, tensors, where=str(file.path)), see)
 
 
 def _per_class(measured: Measurement, images: ImageSet) -> tuple[ClassScore, ...]:

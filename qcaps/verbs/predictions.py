@@ -1,21 +1,19 @@
-"""What ``qcaps eval --predictions`` writes: a line for every image of every file, and the scores it takes for that."""
+"""What ``qcaps eval --predictions`` writes: a line for every image of every file."""
 
 from __future__ import annotations
 
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from qcaps.artifacts.writing import atomic_write
 from qcaps.data.images import ImageSet
 from qcaps.evaluation.measure import Measurement
-from qcaps.models.network import CapsuleNetwork, Output
 from qcaps.verbs.outcome import make_folder
 
 COLUMNS = ("file", "index", "label", "prediction", "correct", "score", "score_of_label")
@@ -23,27 +21,12 @@ COLUMNS = ("file", "index", "label", "prediction", "correct", "score", "score_of
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """One file on some images: what it predicted, and its class scores, shape ``(n, classes)``, if they were seen."""
+    """One file on some images: what it predicted, and its class scores, shape ``(n, classes)``."""
 
     file: str
     images: ImageSet
     measured: Measurement
-    scores: Tensor | None
-
-
-@contextmanager
-def scores_seen(network: CapsuleNetwork) -> Iterator[list[Tensor]]:
-    """Collect the class scores of everything that passes a network, in order."""
-    seen: list[Tensor] = []
-
-    def see(_module: nn.Module, _given: tuple[Tensor, ...], output: Output) -> None:
-        seen.append(output.scores.detach().float().cpu())
-
-    handle = network.register_forward_hook(see)
-    try:
-        yield seen
-    finally:
-        handle.remove()
+    scores: Tensor
 
 
 def write_predictions(path: Path, predicted: Sequence[Predicted]) -> None:
@@ -72,10 +55,7 @@ def _rows(one: Predicted) -> Iterator[tuple[object, ...]]:
 
 
 def _score_texts(one: Predicted, guesses: Sequence[int], labels: Sequence[int]) -> Iterator[tuple[str, str]]:
-    """Give the score of the prediction and that of the label; nothing where no scores were seen."""
-    if one.scores is None or len(one.scores) != len(labels):
-        yield from [("", "")] * len(labels)
-        return
+    """Give the score of the prediction and that of the label."""
     rows = torch.arange(len(labels))
     for pair in zip(one.scores[rows, guesses].tolist(), one.scores[rows, labels].tolist(), strict=True):
         yield f"{pair[0]:.6g}", f"{pair[1]:.6g}"

@@ -13,6 +13,7 @@ import qcaps
 from qcaps.artifacts.checkpoint import Checkpoint
 from qcaps.data.images import ImageSet
 from qcaps.evaluation.measure import Measurement, Predict, measure, predictor
+from qcaps.evaluation.outputs import Outputs
 from qcaps.evaluation.statistics import compare_paired, wilson_interval
 from qcaps.evaluation.tolerance import Verdict
 from qcaps.quantization.applying import Saturation
@@ -20,7 +21,10 @@ from qcaps.quantization.limits import Limits
 from qcaps.quantization.loading import Loaded, load
 from qcaps.quantization.search.trial import Trial, summed_verdict
 from qcaps.reports.conclusion import conclude, judge_promises, message, warnings
+from qcaps.reports.image_facts import image_facts
 from qcaps.reports.layers import layer_table
+from qcaps.reports.pictures import Draw, Pictures, with_pictures
+from qcaps.reports.plans import sensitivities, tried_plans
 from qcaps.reports.quantization import (
     ClassChange,
     Layer,
@@ -32,7 +36,7 @@ from qcaps.reports.quantization import (
 from qcaps.reports.search_facts import SearchFacts, SearchRow
 from qcaps.reports.searches import search_facts, search_row
 from qcaps.reports.sizes import Sizes, float_sizes, reference_count, trial_sizes
-from qcaps.verbs.quantize_search import Ran
+from qcaps.verbs.quantize_search import Ran, tried_by_rounding
 from qcaps.verbs.routing_proof import artifact_of, dead_router_notes, routing_change, uniform_routing
 
 USUAL_CONFIDENCE = 95.0
@@ -58,6 +62,8 @@ class Evidence:
         Whether channels were balanced and biases corrected.
     first_hits
         Report images that the first network of the chain recognised, bool, shape ``(n,)``; None if the source is that.
+    draw
+        The decoder that shows what capsules still hold; None for none.
     """
 
     source: Checkpoint
@@ -69,6 +75,7 @@ class Evidence:
     evaluation_path: str = "float"
     prepared: bool = True
     first_hits: Tensor | None = None
+    draw: Draw | None = None
 
     @property
     def trials(self) -> dict[str, Trial]:
@@ -98,16 +105,16 @@ class Evidence:
         )
 
 
-def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
+def prove(evidence: Evidence, limits: Limits) -> tuple[QuantizationReport, Pictures]:
     """Score the report split with the float network and every artifact, and judge every promise.
 
     Returns
     -------
-    QuantizationReport
-        Complete but for `inputs` and `run`.
+    tuple
+        The report, complete but for `inputs` and `run`, and pictures of what went wrong.
     """
-    e = evidence
-    own = e.measure(predictor(e.source.network()), e.report_images, "report split: float")
+    e, in_float_outputs = evidence, Outputs()
+    own = e.measure(predictor(e.source.network(), in_float_outputs.see), e.report_images, "report split: float")
     final = own if e.first_hits is None else Measurement(torch.where(e.first_hits, own.labels, -1), own.labels)
     files = {name: load(e.out / name) for name in e.trials}
     scored = {name: _score_seeds(e, file) for name, file in files.items()}
@@ -121,7 +128,11 @@ def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
     search = _search(e)
     promises = judge_promises(models, limits, e.confidence)
     verdict = conclude(promises, models)
-    return QuantizationReport(
+    outputs = {"float": in_float_outputs, **{name: scored[name].outputs for name in reversed(files)}}
+    facts = image_facts(e.report_images, outputs, file.network.loss)
+    decoders = {} if e.draw is None else dict.fromkeys(outputs, e.draw)
+    facts, pictures = with_pictures(facts, e.report_images, outputs, decoders, seed=e.first.subject.seed)
+    report = QuantizationReport(
         verdict=verdict,
         message=message(
             verdict, models, limits, scores["report"], confidence=e.confidence, stopped_early=search.stopped_early
@@ -135,11 +146,15 @@ def prove(evidence: Evidence, limits: Limits) -> QuantizationReport:
         comparison=_comparison(e, in_float),
         uniform_routing=uniform,
         routing=routing,
+        candidates=tried_plans(tried_by_rounding((e.ran, *e.others)), e.first.subject.rounding, e.first.widths),
+        sensitivity=sensitivities(e.ran.task, e.ran.found.scores, e.first.widths),
+        images=facts,
         warnings=warnings(models, (*dead_router_notes(uniform, routing), *_empty_handed(e))),
         inputs={},
         versions={"qcaps": qcaps.__version__, "torch": torch.__version__},
         run=None,
     )
+    return report, pictures
 
 
 def _search(e: Evidence) -> SearchFacts:
@@ -170,17 +185,21 @@ def _empty_handed(e: Evidence) -> list[str]:
 
 @dataclass(frozen=True, eq=False)
 class _Scored:
-    """One artifact on the report split: a measurement for each seed, and what the first one clamped."""
+    """One artifact on the report split: a measurement for each seed, and what the first one clamped and said."""
 
     by_seed: tuple[Measurement, ...]
     saturation: dict[str, Saturation]
+    outputs: Outputs
 
 
 def _score_seeds(e: Evidence, file: Loaded) -> _Scored:
     rounders = [artifact_of(file).rounder(seed) for seed in e.first.subject.seeds]
-    phase = f"report split: {file.path.name}"
-    by_seed = tuple(e.measure(rounder.predictor(file.network), e.report_images, phase) for rounder in rounders)
-    return _Scored(by_seed, rounders[0].saturation)
+    phase, outputs = f"report split: {file.path.name}", [Outputs() for _ in rounders]
+    by_seed = tuple(
+        e.measure(rounder.predictor(file.network, noted.see), e.report_images, phase)
+        for rounder, noted in zip(rounders, outputs, strict=True)
+    )
+    return _Scored(by_seed, rounders[0].saturation, outputs[0])
 
 
 def _layers(e: Evidence, arrays: dict[str, Saturation]) -> tuple[Layer, ...]:

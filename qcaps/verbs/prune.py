@@ -23,6 +23,8 @@ from qcaps.progress import OnProgress, silent
 from qcaps.pruning.candidates import recalibrated
 from qcaps.pruning.search import Searched, search
 from qcaps.reports.documents import json_text
+from qcaps.reports.html.pruning import pruning_page
+from qcaps.reports.pictures import Pictures
 from qcaps.reports.pruning import SCHEMA, PruningReport, to_document
 from qcaps.reports.pruning_markdown import pruning_markdown
 from qcaps.reports.pruning_tables import candidates_csv
@@ -112,7 +114,7 @@ def prune(checkpoint: Path | str | None = None, *, on_progress: OnProgress = sil
     report = pruning_report(shop, searched, finalists, proof, path.stat().st_size)
     run = None if config.reproducible else run_facts(shop, searched, finalists, time.perf_counter() - started)
     forget_states(out)
-    return _written(dataclasses.replace(report, run=run), searched, finalists, out)
+    return _written(dataclasses.replace(report, run=run), proof.pictures, searched, finalists, out)
 
 
 def _searched(shop: Workshop, journal: Journal | None) -> Searched:
@@ -159,7 +161,9 @@ def _nothing(searched: Searched) -> Outcome:
     return Outcome(1, (), {"schema": SCHEMA, "message": message}, (message,))
 
 
-def _written(report: PruningReport, searched: Searched, finalists: Sequence[Finalist], out: Path) -> Outcome:
+def _written(
+    report: PruningReport, pictures: Pictures, searched: Searched, finalists: Sequence[Finalist], out: Path
+) -> Outcome:
     """Write the reports beside the checkpoint."""
     document = to_document(report)
     correct = {one.candidate.number: one.correct for one in finalists}
@@ -167,6 +171,7 @@ def _written(report: PruningReport, searched: Searched, finalists: Sequence[Fina
     texts = {
         "report.json": json_text(document).encode(),
         "report.md": pruning_markdown(report).encode(),
+        "report.html": pruning_page(report, pictures).encode(),
         "candidates.csv": candidates_csv(ranked, correct).encode(),
         "strategies.svg": strategies_svg(report),
     }

@@ -13,14 +13,18 @@ from qcaps.artifacts.checkpoint import read_checkpoint, write_checkpoint
 from qcaps.capsules.losses import class_loss
 from qcaps.data.images import ImageSet
 from qcaps.data.load import load_split
-from qcaps.evaluation.measure import Measurement, in_blocks, measure
+from qcaps.evaluation.measure import Measurement, measure, predictor
+from qcaps.evaluation.outputs import Outputs
 from qcaps.evaluation.statistics import compare_paired, wilson_interval
-from qcaps.models.network import CapsuleNetwork, predictions
+from qcaps.models.network import CapsuleNetwork
 from qcaps.pruning.candidates import cut_network, recalibrated
 from qcaps.pruning.importance import importance
+from qcaps.reports.image_facts import ImageFacts, image_facts
+from qcaps.reports.pictures import Pictures, with_pictures
 from qcaps.reports.pruning import Milestone, Seen, Stand
 from qcaps.reports.quantization import Score
 from qcaps.verbs.chain import First
+from qcaps.verbs.decoding import drawing
 from qcaps.verbs.prune_finalists import Finalist
 from qcaps.verbs.prune_job import Job
 from qcaps.verbs.prune_record import CHECKPOINT, pruned_checkpoint
@@ -29,17 +33,18 @@ from qcaps.verbs.prune_workshop import Workshop
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """What a network makes of some images: its predictions, and its loss on each, shape ``(n,)``."""
+    """What a network makes of some images: its predictions, its loss on each, shape ``(n,)``, and what it said."""
 
     images: ImageSet
     measured: Measurement
     losses: Tensor
+    outputs: Outputs
 
     def on(self, images: ImageSet) -> Look:
         """Give what it makes of some of these images, in the same order."""
         places = torch.isin(self.images.indices, images.indices).nonzero().flatten()
         measured = Measurement(self.measured.predictions[places], self.measured.labels[places])
-        return Look(images, measured, self.losses[places])
+        return Look(images, measured, self.losses[places], self.outputs.of(places))
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +59,8 @@ class Proof:
         Of the checkpoint of the result.
     first
         Checkpoint that the chain began with, and which images it recognised.
+    images, pictures
+        What the network makes of the test images, before and after.
     """
 
     milestones: tuple[Milestone, ...]
@@ -61,6 +68,8 @@ class Proof:
     sha256: str
     file_bytes: int
     first: First
+    images: ImageFacts
+    pictures: Pictures
 
 
 def prove(shop: Workshop, winner: Finalist) -> Proof:
@@ -81,8 +90,11 @@ def prove(shop: Workshop, winner: Finalist) -> Proof:
     )
     sha256 = write_checkpoint(path, made)
 
+    said = {"unpruned": whole[1].outputs}
+
     def milestone(stand: Stand, network: CapsuleNetwork) -> Milestone:
         looks = _looks(shop, network.to(shop.material.device), [look.images for look in before], stand)
+        said[stand] = looks[1].outputs
         return Milestone(stand, *(_seen(look, base) for look, base in zip(looks, before, strict=True)))
 
     way = [
@@ -95,7 +107,12 @@ def prove(shop: Workshop, winner: Finalist) -> Proof:
     another = shop.job.config.seed + 1  # should the importance itself be random
     by_chance = dataclasses.replace(source, scores=importance("random", source.network, seed=another).scores)
     baseline = milestone("random units, recalibrated", recalibrated(by_chance, widths))
-    return Proof(tuple(way), baseline, sha256, path.stat().st_size, first)
+    outputs = {"unpruned": said["unpruned"], CHECKPOINT: said[way[-1].stand]}
+    networks = dict(zip(outputs, (source.network, read_checkpoint(path)[0].network()), strict=True))
+    decoders = {name: drawing(network) for name, network in networks.items() if network.decoder is not None}
+    facts = image_facts(test, outputs, source.network.loss)
+    seen = with_pictures(facts, test, outputs, decoders, seed=shop.job.config.seed)
+    return Proof(tuple(way), baseline, sha256, path.stat().st_size, first, *seen)
 
 
 def first_of_chain(job: Job, looks: Sequence[Look]) -> First:
@@ -108,25 +125,18 @@ def first_of_chain(job: Job, looks: Sequence[Look]) -> First:
 
 def _looks(shop: Workshop, network: CapsuleNetwork, parts: Sequence[ImageSet], stand: Stand) -> list[Look]:
     """Let a network predict every image of some parts once."""
-    device, scores = next(network.parameters()).device, list[Tensor]()
-
-    def predict(pixels: Tensor, _indices: Tensor) -> Tensor:
-        output = network(pixels.to(device))
-        scores.append(output.scores.float().cpu())
-        return predictions(output)
-
-    found, candidate = [], in_blocks(network, predict)
+    found = []
     for images in parts:
-        scores.clear()
+        outputs = Outputs()
         measured = measure(
-            candidate,
+            predictor(network, outputs.see),
             images,
             batch_size=shop.job.config.test_batch_size,
             phase=f"{images.split} images: {stand}",
             on_progress=shop.on_progress,
             stop=shop.stop,
         )
-        found.append(Look(images, measured, class_loss(network.loss, torch.cat(scores), images.labels)))
+        found.append(Look(images, measured, class_loss(network.loss, outputs.scores, images.labels), outputs))
     return found
 
 

@@ -26,20 +26,22 @@ from qcaps.quantization.search.sensitivity import measure_sensitivity
 from qcaps.quantization.search.task import Found
 from qcaps.quantization.search.trial import Trial
 from qcaps.reports.documents import json_text
+from qcaps.reports.html.quantization import quantization_page
 from qcaps.reports.markdown import markdown
 from qcaps.reports.quantization import SCHEMA, to_document
 from qcaps.reports.spreadsheets import candidates_csv, sensitivity_csv
 from qcaps.verbs.chain import first_of
 from qcaps.verbs.chosen_data import chosen_data
+from qcaps.verbs.decoding import decoder_for
 from qcaps.verbs.interruption import stoppable
 from qcaps.verbs.junit import JUNIT, infeasible_told, write_junit
 from qcaps.verbs.outcome import Outcome, make_folder
 from qcaps.verbs.proof import Evidence, prove
 from qcaps.verbs.quantize_job import Job, calibrated, make_job, make_task, prepares
-from qcaps.verbs.quantize_search import Material, Ran, run_searches
+from qcaps.verbs.quantize_search import Material, Ran, run_searches, tried_by_rounding
 
 FILES = ("satisfied.pt", "memory.pt", "accuracy.pt")
-REPORTS = ("report.json", "report.md", JUNIT, "pareto.csv", "sensitivity.csv")
+REPORTS = ("report.json", "report.md", "report.html", JUNIT, "pareto.csv", "sensitivity.csv")
 CONTINUE = "the same command continues"
 
 
@@ -79,6 +81,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     first = first_of(source.record, where=str(path))
     with infeasible_told(config.out):
         job = make_job(source, chosen_data(source, config.dataset, data_dir=config.data_dir, where=str(path)), config)
+    draw = decoder_for(source.network(), source.model, config.decoder_from)
     out = config.out or Path("runs") / f"{path.stem}-quantize"
     make_folder(out)
     if config.threads:
@@ -123,8 +126,9 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
                 _path(next(iter(ran[0].found.by_file().values()))),
                 prepares(config),
                 known[1],
+                draw,
             )
-            proven = prove(evidence, job.limits)
+            proven, pictures = prove(evidence, job.limits)
         except Halt as halt:
             raise StoppedError(f"{halt.reason} before the search", where=str(out), do=CONTINUE) from halt
         except StoppedError as error:
@@ -143,6 +147,7 @@ def quantize(checkpoint: Path | str | None = None, *, on_progress: OnProgress = 
     atomic_write(out / "report.json", json_text(document).encode())
     atomic_write(out / "report.md", markdown(finished).encode())
     write_junit(out, document)
+    atomic_write(out / "report.html", quantization_page(finished, pictures).encode())
     files = (*(out / model.file for model in finished.result), *(out / name for name in REPORTS))
     return Outcome(
         0 if finished.verdict == "satisfied" else 1,
@@ -178,8 +183,7 @@ def _write_artifacts(ran: tuple[Ran, ...], out: Path) -> str:
     for name in FILES:
         if name not in files:
             (out / name).unlink(missing_ok=True)
-    tried = {str(one.task.subject.rounding): one.found.tried for one in ran if one.name == best.name}
-    atomic_write(out / "pareto.csv", candidates_csv(best.task.groups, tried).encode())
+    atomic_write(out / "pareto.csv", candidates_csv(best.task.groups, tried_by_rounding(ran)).encode())
     atomic_write(out / "sensitivity.csv", sensitivity_csv(best.task.groups, best.found.scores).encode())
     return f"the best so far is {out / next(iter(files))}" if files else ""
 

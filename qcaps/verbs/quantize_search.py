@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -23,7 +23,7 @@ from qcaps.quantization.search.judging import Baseline, Bench
 from qcaps.quantization.search.refinements import drop_iterations, win_back
 from qcaps.quantization.search.spending import Ledger
 from qcaps.quantization.search.subject import Subject
-from qcaps.quantization.search.task import Found, Search, Task, conclude, run_search
+from qcaps.quantization.search.task import Found, Search, Task, Tried, conclude, run_search
 from qcaps.registry import SEARCHES
 from qcaps.verbs.quantize_job import Job, make_task
 
@@ -49,6 +49,11 @@ class Material:
     baseline: Baseline
     training: ImageSet
     calibration: Calibration
+
+
+def tried_by_rounding(ran: Sequence[Ran]) -> dict[str, tuple[Tried, ...]]:
+    """Give every candidate that the best search tried under any scheme; the best is the first."""
+    return {str(one.task.subject.rounding): one.found.tried for one in ran if one.name == ran[0].name}
 
 
 def run_searches(job: Job, material: Material) -> tuple[Ran, ...]:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import torch
 
@@ -15,9 +16,12 @@ from qcaps.artifacts.container import read_container, write_container
 from qcaps.artifacts.writing import atomic_write
 from qcaps.config import TrainConfig
 from qcaps.errors import ArtifactError, DivergedError, StoppedError, UsageError
-from qcaps.models.network import CapsuleNetwork
+from qcaps.evaluation.cost import stage_costs
+from qcaps.models.network import CapsuleNetwork, parameter_count
+from qcaps.models.spec import image_of
 from qcaps.progress import OnProgress
 from qcaps.reports.history import history_csv, history_json
+from qcaps.reports.html.training import TrainingFacts, training_page
 from qcaps.reports.panel import panel_png
 from qcaps.training.devices import accelerator
 from qcaps.training.loop import train as run_training
@@ -31,6 +35,7 @@ from qcaps.verbs.tracking import tracked
 from qcaps.verbs.training_subject import Subject, first_network, plain_options, run_key
 
 RESUME = "qcaps.resume"
+FILES = ("checkpoint.pt", "history.csv", "history.json", "report.html")
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +114,7 @@ def finished_before(out: Path, key: str) -> Finished | None:
         checkpoint, sha256 = read_checkpoint(path)
     except ArtifactError:
         return None
-    files = (path, out / "history.csv", out / "history.json")
+    files = tuple(out / name for name in FILES)
     return Finished(checkpoint, sha256, files, None) if checkpoint.record.get("key") == key else None
 
 
@@ -188,10 +193,27 @@ def _checkpoint(
 
 
 def _write(checkpoint: Checkpoint, trained: Trained, config: TrainConfig, out: Path) -> Finished:
-    """Write checkpoint and history."""
-    path, table, document = out / "checkpoint.pt", out / "history.csv", out / "history.json"
+    """Write checkpoint, history and page."""
+    path, table, document, page = (out / name for name in FILES)
     history, timings = trained.position.history, trained.position.timings[: len(trained.position.history)]
     sha256 = write_checkpoint(path, checkpoint)
     atomic_write(table, history_csv(history))
     atomic_write(document, history_json(history, None if config.reproducible else timings))
-    return Finished(checkpoint, sha256, (path, table, document), total(timings))
+    atomic_write(page, training_page(_facts(checkpoint, trained, path)).encode())
+    return Finished(checkpoint, sha256, (path, table, document, page), total(timings))
+
+
+def _facts(checkpoint: Checkpoint, trained: Trained, path: Path) -> TrainingFacts:
+    """Put together what the page of a training tells."""
+    network = checkpoint.network()
+    return TrainingFacts(
+        file=path.name,
+        model=checkpoint.model.architecture,
+        dataset=checkpoint.data.dataset if checkpoint.data else "other images",
+        parameters=parameter_count(network),
+        stages=stage_costs(network, image_of(checkpoint.model)),
+        history=tuple(trained.position.history),
+        best_epoch=trained.position.best().epoch,
+        options=cast("Mapping[str, object]", checkpoint.record["options"]),
+        versions=cast("Mapping[str, str]", checkpoint.record["versions"]),
+    )

@@ -186,10 +186,8 @@ def test_pruning_prints_its_report_and_tells_how_far_it_is(capsys, tiny_checkpoi
 
 def test_quantizing_quietly_prints_only_what_was_written(capsys, tiny_checkpoint, tmp_path):
     answer = call(capsys, "quantize", tiny_checkpoint, "--accuracy-tolerance", 3, "--out", tmp_path, "--quiet")
-    files = [
-        tmp_path / name
-        for name in ("satisfied.pt", "report.json", "report.md", "junit.xml", "pareto.csv", "sensitivity.csv")
-    ]
+    names = ("satisfied.pt", "report.json", "report.md", "report.html", "junit.xml", "pareto.csv", "sensitivity.csv")
+    files = [tmp_path / name for name in names]
     assert (answer.code, answer.err) == (0, "")
     assert answer.out.splitlines() == [str(file) for file in files]
     assert all(file.is_file() for file in files)

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from qcaps.data.preparation import PLAIN, Preparation, prepare
+from qcaps.data.preparation import PLAIN, Preparation, prepare, restored
 
 
 def drawn_pixels(*shape: int) -> Tensor:
@@ -134,3 +134,23 @@ def test_statistics_of_every_value_and_a_crop_exclude_each_other() -> None:
     assert every.misfit(3, 2, 2) == ""
     assert "mean and std" in Preparation(mean=every.mean, std=every.std, crop=(2, 2)).misfit(3, 2, 2)
     assert "mean and std" in every.misfit(3, 2, 3)
+
+
+@pytest.mark.parametrize(
+    "preparation",
+    [
+        PLAIN,
+        Preparation(256),
+        Preparation(mean=(0.25,), std=(0.5,)),
+        Preparation(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)),
+        Preparation(mean=tuple(n / 100 for n in range(75)), std=tuple(1 + n / 100 for n in range(75))),
+    ],
+)
+def test_what_a_network_sees_can_be_turned_back_into_pixels(preparation: Preparation) -> None:
+    pixels = drawn_pixels(4, 3, 5, 5)
+    assert torch.equal(restored(prepare(pixels, preparation), preparation), pixels)
+
+
+def test_what_no_pixel_can_be_is_clamped() -> None:
+    values = torch.tensor([-0.5, 0.5, 1.5]).view(1, 1, 1, 3)
+    assert restored(values, PLAIN).flatten().tolist() == [0, 128, 255]

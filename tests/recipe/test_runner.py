@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pages import check_page
 from shell import after, call
 
 import qcaps
@@ -57,9 +58,9 @@ def test_every_step_writes_into_a_folder_of_its_name(ran):
     out, outcome = ran
     assert outcome.exit_code == 0
     assert set(files_of(out)) == {
-        "recipe.resolved.yaml",
-        *(f"{step}/step.json" for step in ("train", "quantize", "eval")),
-        *("junit.xml", "train/checkpoint.pt", "train/history.csv", "train/history.json"),
+        *("recipe.resolved.yaml", "report.html", "junit.xml"),
+        *(f"{step}/{name}" for step in ("train", "quantize", "eval") for name in ("step.json", "report.html")),
+        *("train/checkpoint.pt", "train/history.csv", "train/history.json"),
         *("quantize/satisfied.pt", "quantize/report.json", "quantize/report.md", "quantize/junit.xml"),
         *("quantize/pareto.csv", "quantize/sensitivity.csv"),
         *("quantize/journal.jsonl", "quantize/journal.jsonl.lock"),
@@ -80,6 +81,14 @@ def test_every_step_takes_what_the_one_before_left(ran):
     assert artifact["sha256"] == report["result"][0]["sha256"]
     assert artifact["correct"] == report["result"][0]["report"]["score"]["correct"]
     assert checkpoint["correct"] == report["baseline"]["report"]["correct"]
+
+
+def test_the_page_of_the_run_holds_those_of_its_steps(ran):
+    root = check_page((ran[0] / "report.html").read_text())
+    assert [one.text for one in root.all("h1")] == ["✓ Every promise is kept"]
+    assert [one.text for one in root.all("h2")] == ["train", "quantize", "eval", "Recipe with every default"]
+    assert root.by_id("step1-training").text.startswith("Training curves")
+    assert "memory budget (file) 30.000 kB" in root.by_id("step2").text
 
 
 def test_the_promises_of_the_recipe_are_those_of_the_report(ran):

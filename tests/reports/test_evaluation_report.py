@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import dataclasses
 
+from toy_reports import toy_images
+
 from qcaps.evaluation.cost import StageCost
 from qcaps.evaluation.latency import Latency
 from qcaps.reports.evaluation import ClassScore, Evaluation, evaluation_lines
@@ -25,6 +27,7 @@ EVALUATION = Evaluation(
     stages=(StageCost("conv1", 832, 460_800, 18_432, ((32, 24, 24),)),),
     weight_bytes=81_250,
     file_bytes=1_090_500,
+    facts=toy_images(),
 )
 
 

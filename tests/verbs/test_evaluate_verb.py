@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pages import check_page
 from shell import after
 from toys import NORMED, toy_network
 
@@ -224,7 +225,9 @@ def test_without_a_file_the_shipped_default_is_scored(monkeypatch):
 def test_the_fast_form_is_scored_where_it_is_asked_for(tiny_checkpoint, found, monkeypatch):
     folded = []
     real = qcaps.verbs.evaluate.fast_predictor
-    monkeypatch.setattr(qcaps.verbs.evaluate, "fast_predictor", lambda network: folded.append(network) or real(network))
+    monkeypatch.setattr(
+        qcaps.verbs.evaluate, "fast_predictor", lambda network, see: folded.append(network) or real(network, see)
+    )
     fast = entry_of(tiny_checkpoint, fast=True)
     assert [network.folds for network in folded] == [()]
     assert abs(fast["correct"] - found["correct"]) <= 2
@@ -232,5 +235,14 @@ def test_the_fast_form_is_scored_where_it_is_asked_for(tiny_checkpoint, found, m
 
 
 def test_without_being_asked_for_the_network_is_scored_as_it_is(tiny_checkpoint, monkeypatch):
-    monkeypatch.setattr(qcaps.verbs.evaluate, "fast_predictor", lambda network: pytest.fail("folded"))
+    monkeypatch.setattr(qcaps.verbs.evaluate, "fast_predictor", lambda *_: pytest.fail("folded"))
     entry_of(tiny_checkpoint)
+
+
+def test_a_page_is_written_where_a_folder_is_named(tiny_checkpoint, found, tmp_path):
+    outcome = qcaps.evaluate(tiny_checkpoint, latency=False, out=tmp_path / "deeper")
+    assert outcome.files == (tmp_path / "deeper" / "report.html",)
+    root = check_page(outcome.files[0].read_text())
+    wrong = root.by_id("images-wrong")
+    assert len(list(wrong.all("img"))) == min(360 - found["correct"], 48)
+    assert "has no decoder" in root.by_id("images-reconstructions").text

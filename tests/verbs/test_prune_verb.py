@@ -31,7 +31,7 @@ from qcaps.verbs.prune_job import make_job
 from qcaps.verbs.prune_proof import Look, first_of_chain
 
 OWN = {"journal.jsonl", "journal.jsonl.lock"}
-FILES = ["checkpoint.pt", "report.json", "report.md", "candidates.csv", "strategies.svg"]
+FILES = ["checkpoint.pt", "report.json", "report.md", "report.html", "candidates.csv", "strategies.svg"]
 SEARCH = {"candidates": 3, "improve": 2, "calibration_images": 64, "scoring_images": 50, "reproducible": True}
 QUICK = {"flops": 0.5, "finetune_epochs": 0, **SEARCH}
 ONE = {"candidates": 1, "improve": 0}

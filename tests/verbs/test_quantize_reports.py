@@ -4,6 +4,7 @@ import csv
 import json
 
 import pytest
+from pages import check_page
 
 import qcaps
 from qcaps.artifacts.checkpoint import read_checkpoint
@@ -133,3 +134,45 @@ def test_a_confidence_that_the_report_split_cannot_show_is_a_broken_promise(quan
     assert (found["passed"], found["comparison"]["verdict"]) == (True, "inconclusive")
     assert (outcome.exit_code, outcome.document["verdict"]) == (1, "not proven")
     assert outcome.lines[0].startswith("not proven: ")
+
+
+def test_the_page_tells_what_the_report_tells(quantized):
+    out, report, _ = quantized
+    root = check_page((out / "report.html").read_text())
+    assert len(list(root.by_id("layers").all("tbody"))) == len({layer["group"] for layer in report["layers"]})
+    titles = [title.text for title in root.by_id("pareto").all("title")]
+    chosen = sum(plan["chosen"] for plan in report["candidates"])
+    assert len([title for title in titles if " bits a weight" in title]) == report["search"]["plans_tried"] + chosen
+    matrix = [row[1:] for row in next(root.by_id("images-confusion").all("table")).rows()[1:]]
+    assert sum(int(row[place]) for place, row in enumerate(matrix)) == report["result"][0]["report"]["score"]["correct"]
+
+
+def test_every_image_and_every_capsule_is_counted_once(quantized):
+    images, found = quantized[1]["images"], quantized[1]["result"][0]["report"]["score"]
+    float_network, result = images["networks"]
+    assert (float_network["name"], result["name"]) == ("float", "satisfied.pt")
+    assert result["correct"] == found["correct"]
+    assert sum(one["images"] for one in result["confusions"]) == images["wrong_images"] == 360 - found["correct"]
+    lengths = result["lengths"]
+    assert [sum(lengths[kind]) for kind in ("label", "strongest_other", "others")] == [360, 360, 8 * 360]
+
+
+def test_lost_images_are_those_of_the_report(quantized):
+    report = quantized[1]
+    lost = [one for one in report["images"]["wrong"] if one["lost"]]
+    assert len(lost) == report["result"][0]["report"]["lost"]
+
+
+def test_the_plan_of_the_artifact_is_among_the_plans_tried(quantized):
+    report = quantized[1]
+    (chosen,) = {plan["payload_bytes"] for plan in report["candidates"] if plan["chosen"]}
+    assert chosen == report["result"][0]["payload_bytes"]
+    assert len(report["candidates"]) == report["search"]["plans_tried"]
+
+
+def test_the_sensitivity_of_the_page_is_in_images(quantized):
+    rows = quantized[1]["sensitivity"]
+    assert {row["losses"]["32"] for row in rows} == {0}
+    assert all(abs(loss) < 300 for row in rows for loss in row["losses"].values())
+    assert max(row["losses"]["2"] for row in rows) > 1
+    assert all(set(map(str, row["measured"])) <= row["losses"].keys() for row in rows)

@@ -28,7 +28,7 @@ from qcaps.verbs import quantize_job
 
 # What happens in these folders apart from the results: the measurements, and the lock that guards them.
 OWN = {"journal.jsonl", "journal.jsonl.lock"}
-REPORTS = ["report.json", "report.md", "junit.xml", "pareto.csv", "sensitivity.csv"]
+REPORTS = ["report.json", "report.md", "report.html", "junit.xml", "pareto.csv", "sensitivity.csv"]
 WIDE = {"accuracy_tolerance": 3, "reproducible": True}
 ANY_LOSS = {"accuracy_tolerance": 100, "margin": 0}
 

@@ -77,12 +77,8 @@ def measure_sensitivity(
     routing. Outputs of the stages in front come out of the memory of the bench.
     """
     near = _nearest(bench, baseline)
-    total = {kind: sum(group.values for group in groups if group.is_weight is kind) for kind in (True, False)}
-    jobs = [
-        _job(bench, subject, near, group, bits)
-        for group in groups
-        for bits in _measured(widths[group.name], small=group.values < SMALL * total[group.is_weight])
-    ]
+    measured = measured_widths(groups, widths)
+    jobs = [_job(bench, subject, near, group, bits) for group in groups for bits in measured[group.name]]
     scores: dict[str, dict[int, float]] = {group.name: {} for group in groups}
     exact: Tensor | None = None
     bench.ledger.extra += len(near)  # the network in float
@@ -103,6 +99,15 @@ def measure_sensitivity(
         bench.ledger.extra += len(together) * len(near)
         bench.on_progress(Step("sensitivity", start + len(together), len(jobs)))
     return {group.name: _completed(scores[group.name], widths[group.name]) for group in groups}
+
+
+def measured_widths(groups: Sequence[Group], widths: Mapping[str, Sequence[int]]) -> dict[str, list[int]]:
+    """Choose the widths of every group that are measured out of those it may have: group → widths."""
+    total = {kind: sum(group.values for group in groups if group.is_weight is kind) for kind in (True, False)}
+    return {
+        group.name: _measured(widths[group.name], small=group.values < SMALL * total[group.is_weight])
+        for group in groups
+    }
 
 
 def predicted_losses(baseline: Baseline, score: float) -> float:

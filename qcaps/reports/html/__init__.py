@@ -1,0 +1,1 @@
+"""Reports as pages: one file each, without a network, readable in light, in dark and on paper."""
