@@ -56,6 +56,7 @@ def toy_evaluation(file: str = "runs/a/checkpoint.pt", **changes: object) -> Eva
         model="efficient-capsnet",
         dataset="digits",
         split="test",
+        note="",
         images=1000,
         correct=895,
         accuracy=0.895,

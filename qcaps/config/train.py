@@ -43,7 +43,7 @@ class TrainConfig:
         metavar="SIZE",
     )
     image_channels: int | None = option(
-        None, "1 reads your own images as grey, 3 in colours (default: as the first one).", metavar="1|3"
+        None, "Your own images: 1 grey, 3 in colours (default: as the first one).", least=1, most=3, metavar="1|3"
     )
     preparation: str | None = option(
         None, "What is done to all images; by default what suits the data set.", names=PREPARATIONS

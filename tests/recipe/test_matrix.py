@@ -119,7 +119,7 @@ def test_one_table_sums_the_variants_up(ran):
     markdown = (out / "report.md").read_text()
     assert all(f"| {name} | " in markdown for name in NAMES)
     assert [row["name"] for row in outcome.document["variants"]] == NAMES
-    assert outcome.files[1] == out / "report.md"
+    assert out / "report.md" in outcome.files
     assert any(line.startswith(NAMES[1]) for line in outcome.lines)
 
 

@@ -156,7 +156,7 @@ def test_a_finished_step_is_not_repeated(recipe, tmp_path):
 
 def test_fresh_trains_again(recipe, tmp_path, ran):
     (tmp_path / "train").mkdir()
-    for name in ("checkpoint.pt", "history.csv", "history.json", "step.json"):
+    for name in ("checkpoint.pt", "history.csv", "history.json", "report.html", "step.json"):
         (tmp_path / "train" / name).write_bytes((ran[0] / "train" / name).read_bytes())
     told = []
     qcaps.run(str(recipe), out=tmp_path, fresh=True, on_progress=told.append)
@@ -165,7 +165,7 @@ def test_fresh_trains_again(recipe, tmp_path, ran):
 
 def test_a_changed_training_is_made_anew(recipe, ran, tmp_path):
     (tmp_path / "train").mkdir()
-    for name in ("checkpoint.pt", "history.csv", "history.json", "step.json"):
+    for name in ("checkpoint.pt", "history.csv", "history.json", "report.html", "step.json"):
         (tmp_path / "train" / name).write_bytes((ran[0] / "train" / name).read_bytes())
     qcaps.run(str(recipe), "train.lr=0.02", out=tmp_path)
     assert (tmp_path / "train" / "checkpoint.pt").read_bytes() != (ran[0] / "train" / "checkpoint.pt").read_bytes()
@@ -176,7 +176,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(recipe, ran, tmp_path, p
     listener = after(1, lambda: signal.raise_signal(signal.SIGTERM), phase=phase)
     with pytest.raises(StoppedError):
         qcaps.run(str(recipe), out=tmp_path, reproducible=True, on_progress=listener)
-    assert not (tmp_path / "eval").exists()
+    assert not (tmp_path / "eval" / "evaluation.json").exists()
     qcaps.run(str(recipe), out=tmp_path, reproducible=True)
     assert files_of(tmp_path) == files_of(ran[0])
 
@@ -184,7 +184,7 @@ def test_an_interrupted_run_continues_to_the_same_bytes(recipe, ran, tmp_path, p
 def test_phases_carry_the_name_of_their_step(recipe, ran, tmp_path):
     told = []
     (tmp_path / "train").mkdir()
-    for name in ("checkpoint.pt", "history.csv", "history.json", "step.json"):
+    for name in ("checkpoint.pt", "history.csv", "history.json", "report.html", "step.json"):
         (tmp_path / "train" / name).write_bytes((ran[0] / "train" / name).read_bytes())
     qcaps.run(str(recipe), out=tmp_path, reproducible=True, on_progress=told.append)
     assert {step.phase.split(": ")[0] for step in told} == {"quantize", "eval"}

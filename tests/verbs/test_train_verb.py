@@ -52,7 +52,7 @@ def interrupt():
 def test_training_writes_a_checkpoint_and_its_history_and_nothing_else(trained):
     names = [file.name for file in trained.files]
     assert trained.exit_code == 0
-    assert names == ["checkpoint.pt", "history.csv", "history.json"]
+    assert names == ["checkpoint.pt", "history.csv", "history.json", "report.html"]
     assert sorted(os.listdir(trained.files[0].parent)) == names
 
 
@@ -97,9 +97,9 @@ def test_the_record_names_the_best_epoch(trained):
 def test_the_test_images_are_never_read(tmp_path, monkeypatch):
     parts = []
 
-    def read(part, folder, download):
+    def read(part, *where):
         parts.append(part)
-        return DIGITS.read(part, folder, download)
+        return DIGITS.read(part, *where)
 
     monkeypatch.setattr(qcaps.data.digits, "DIGITS", dataclasses.replace(DIGITS, read=read))
     qcaps.train(**TINY | {"epochs": 1}, out=tmp_path)
