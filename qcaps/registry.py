@@ -214,7 +214,7 @@ DATASETS = Registry(
     Entry("svhn", "SVHN: 73,257 + 26,032 house numbers, 32x32 in colours.", "qcaps.data.svhn:SVHN"),
     Entry(
         "smallnorb",
-        "smallNORB: 24,300 + 24,300 pairs of pictures of toys, 2x 96x96 grey.",
+        "24,300 + 24,300 pairs of pictures of toys, 2x 96x96 grey.",
         "qcaps.data.smallnorb:SMALLNORB",
     ),
     Entry(
@@ -224,7 +224,7 @@ DATASETS = Registry(
     ),
     Entry(
         "images",
-        "Your own: --data-dir names a folder with train and test, each class folders of pictures or the same packed.",
+        "Your own pictures in class folders, packed or not, in the folder that --data-dir names.",
         "qcaps.data.own_images:OWN_IMAGES",
     ),
 )

@@ -7,7 +7,7 @@ import pytest
 
 from qcaps import registry
 from qcaps.data.augment import Augmentation
-from qcaps.data.dataset import DataSet
+from qcaps.data.dataset import DataSet, OpenDataSet
 from qcaps.data.named_preparation import NamedPreparation
 from qcaps.errors import UsageError
 from qcaps.models.spec import Preset
@@ -32,7 +32,7 @@ def test_the_kinds_are_those_that_can_be_listed() -> None:
 @EVERY_ENTRY
 def test_every_target_resolves(kind: Registry, name: str) -> None:
     target = kind.load(name)
-    assert callable(target) or isinstance(target, DataSet | Preset | NamedPreparation | Augmentation)
+    assert callable(target) or isinstance(target, DataSet | OpenDataSet | Preset | NamedPreparation | Augmentation)
 
 
 @EVERY_ENTRY

@@ -44,7 +44,7 @@ def evidence(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def proven(evidence):
-    return prove(evidence, LIMITS)
+    return prove(evidence, LIMITS)[0]
 
 
 def predictions(predict, images=REPORT):
@@ -102,7 +102,7 @@ def test_the_winners_curse_grows_with_the_plans_tried(evidence, proven):
 
 
 def test_statistics_are_those_of_95_percent_unless_another_confidence_is_asked_for(evidence, proven):
-    other = prove(dataclasses.replace(evidence, confidence=99.0), LIMITS)
+    other = prove(dataclasses.replace(evidence, confidence=99.0), LIMITS)[0]
     for report, confidence in ((proven, 0.95), (other, 0.99)):
         found = report.result[0].report
         assert report.confidence == 100 * confidence
@@ -118,7 +118,7 @@ def test_statistics_are_those_of_95_percent_unless_another_confidence_is_asked_f
 
 def test_the_accepted_drop_is_not_rounded_to_whole_images(evidence):
     limits = dataclasses.replace(LIMITS, tolerance=Tolerance(Decimal("0.7"), "absolute"))
-    found = prove(evidence, limits).result[0].report
+    found = prove(evidence, limits)[0].result[0].report
     assert found.margin == pytest.approx(0.007)
     assert found.allowed == 2  # 3 seeds of 0.84 images
 
@@ -128,7 +128,7 @@ def test_what_is_measured_is_told_to_whoever_listens(evidence):
     bench = evidence.ran.task.bench
     before, bench.on_progress = bench.on_progress, told.append
     try:
-        prove(evidence, LIMITS)
+        prove(evidence, LIMITS)[0]
     finally:
         bench.on_progress = before
     assert list(dict.fromkeys(step.phase for step in told)) == [
@@ -144,7 +144,7 @@ def test_what_is_measured_is_told_to_whoever_listens(evidence):
 def test_searches_are_compared_where_more_than_one_was_run(evidence, proven):
     other = dataclasses.replace(evidence.ran, name="pareto", ledger=Ledger({"a": 10}))
     nothing = dataclasses.replace(other, found=dataclasses.replace(other.found, satisfied=None, stopped="time budget"))
-    report = prove(dataclasses.replace(evidence, others=(other, nothing)), LIMITS)
+    report = prove(dataclasses.replace(evidence, others=(other, nothing)), LIMITS)[0]
     assert [row.key for row in report.comparison] == [
         "common-width, stochastic_rounding",
         "pareto, stochastic_rounding",
@@ -156,7 +156,7 @@ def test_searches_are_compared_where_more_than_one_was_run(evidence, proven):
 
 def test_a_search_that_ended_early_says_so_in_the_message(evidence):
     stopped = dataclasses.replace(evidence.ran, found=dataclasses.replace(evidence.ran.found, stopped="time budget"))
-    report = prove(dataclasses.replace(evidence, ran=stopped), LIMITS)
+    report = prove(dataclasses.replace(evidence, ran=stopped), LIMITS)[0]
     assert report.search.stopped_early == "time budget"
     assert report.message.endswith("the search was stopped early: time budget")
 
@@ -170,7 +170,7 @@ def test_two_models_are_proven_each_by_its_own_file(tmp_path):
         for name, trial in found.by_file().items():
             (tmp_path / name).write_bytes(trial.file)
         ran = Ran("pareto", task, found, bench.ledger, 0.0)
-        report = prove(Evidence(source, ran, (), REPORT, tmp_path), dataclasses.replace(LIMITS, budget_bytes=1))
+        report = prove(Evidence(source, ran, (), REPORT, tmp_path), dataclasses.replace(LIMITS, budget_bytes=1))[0]
     memory, accuracy = report.result
     assert (memory.file, memory.activation_bits, accuracy.file, accuracy.activation_bits) == (
         "memory.pt",
@@ -185,4 +185,4 @@ def test_two_models_are_proven_each_by_its_own_file(tmp_path):
 
 
 def test_a_repeated_proof_is_the_same(evidence, proven):
-    assert prove(evidence, LIMITS) == proven
+    assert prove(evidence, LIMITS)[0] == proven

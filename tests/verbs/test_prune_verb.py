@@ -22,6 +22,7 @@ from qcaps.data.spec import data_spec
 from qcaps.errors import InfeasibleError, StoppedError, UsageError
 from qcaps.evaluation.cost import stage_costs
 from qcaps.evaluation.measure import Measurement
+from qcaps.evaluation.outputs import Outputs
 from qcaps.models.network import encoder_tensors, predictions
 from qcaps.models.shallow_capsnet import ShallowCapsNetSpec
 from qcaps.models.spec import image_of, initialised
@@ -421,12 +422,14 @@ def test_a_pruned_network_is_pruned_further_and_remembers_the_first_of_its_chain
 def test_a_chain_begins_anew_on_other_images(pruned, tiny_checkpoint):
     job = make_job(pruned[0] / "checkpoint.pt", configure(PruneConfig, {"flops": 0.5}))
     images = load_split(job.data, "validation")
-    seen = Look(images, Measurement(images.labels, images.labels), torch.zeros(len(images)))
+    seen = Look(images, Measurement(images.labels, images.labels), torch.zeros(len(images)), Outputs())
     known = first_of_chain(job, [seen])
     assert known.sha256 == hashlib.sha256(tiny_checkpoint.read_bytes()).hexdigest()
     assert known.hits_on(images).tolist() == hits_of(tiny_checkpoint, "validation").tolist()
     others = images.subset(torch.arange(10))
-    begun = first_of_chain(job, [seen, Look(others, Measurement(others.labels, others.labels), torch.zeros(10))])
+    begun = first_of_chain(
+        job, [seen, Look(others, Measurement(others.labels, others.labels), torch.zeros(10), Outputs())]
+    )
     assert begun.sha256 == job.sha256
     assert begun.hits_on(others).all()
 

@@ -99,7 +99,9 @@ def test_a_training_that_diverges_leaves_the_best_epoch_and_its_state(tmp_path, 
     assert raised.value.exit_code == 1
     assert raised.value.where == "epoch 2, step 2"
     assert raised.value.do.endswith(f"epoch 1, the best so far, is in {tmp_path / 'broken' / 'checkpoint.pt'}")
-    assert sorted(os.listdir(tmp_path / "broken")) == ["checkpoint.pt", "history.csv", "history.json", "resume.pt"]
+    assert sorted(os.listdir(tmp_path / "broken")) == [
+        *("checkpoint.pt", "history.csv", "history.json", "report.html", "resume.pt")
+    ]
     record = read_checkpoint(tmp_path / "broken" / "checkpoint.pt")[0].record
     assert record["history"] == read_checkpoint(whole.files[0])[0].record["history"][:1]
     monkeypatch.undo()
@@ -251,15 +253,15 @@ def test_finished_runs_are_not_repeated_and_fresh_repeats_them(tmp_path, runs):
 
 
 def test_images_are_read_once_for_all_runs(tmp_path, monkeypatch):
-    parts, real = [], qcaps.verbs.train.load_split
+    specs, real = [], qcaps.verbs.train.load_training_splits
 
-    def load(spec, split, **more):
-        parts.append(split)
-        return real(spec, split, **more)
+    def load(spec, **more):
+        specs.append(spec)
+        return real(spec, **more)
 
-    monkeypatch.setattr(qcaps.verbs.train, "load_split", load)
+    monkeypatch.setattr(qcaps.verbs.train, "load_training_splits", load)
     qcaps.train(**TINY | {"epochs": 1}, runs=3, out=tmp_path)
-    assert parts == ["train", "validation"]
+    assert len(specs) == 1
 
 
 def test_training_stops_early_and_says_how_many_epochs_it_took(tmp_path):

@@ -32,6 +32,8 @@ class Axis:
 
     def share(self, value: float) -> float:
         """Tell how far along the axis a value lies, from 0 to 1; what lies outside is drawn at the end."""
+        if self.high <= self.low:  # one value alone has no range
+            return 0.5
         low, high, at = self.low, self.high, value
         if self.logarithmic:
             low, high, at = math.log(low), math.log(high), math.log(max(value, self.low))

@@ -13,6 +13,7 @@ import qcaps.verbs.quantize_job as job
 from qcaps.data.images import ImageSet, Split
 from qcaps.data.load import load_split
 from qcaps.data.spec import DataSpec
+from qcaps.progress import OnProgress
 
 
 class Sealed:
@@ -31,7 +32,7 @@ class ProofReachedError(Exception):
 
 @pytest.fixture
 def _sealed(monkeypatch: pytest.MonkeyPatch) -> None:
-    def load(data: DataSpec, split: Split, *, data_dir: Path | None) -> ImageSet | Sealed:
+    def load(data: DataSpec, split: Split, *, data_dir: Path | None, on_progress: OnProgress) -> ImageSet | Sealed:
         return Sealed() if split == "test" else load_split(data, split, data_dir=data_dir)
 
     def prove(*_evidence: object) -> None:
